@@ -35,7 +35,9 @@ from benchmarks import (
     fanout,
     kill,
     latency,
+    memory,
     past,
+    pollers,
     queue,
     rest,
     timing,
@@ -53,6 +55,10 @@ BENCHMARKS = {
     "decode": decode.run,
     "client": client.run,
     "rest": rest.run,
+    "requests": rest.run_requests,
+    "pollers": pollers.run,
+    "pollers-changing": pollers.run_changing,
+    "memory": memory.run,
     "past": past.run,
     "cold": cold.run,
     "cost": cost.run,
@@ -127,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cost-positions", type=int, default=50, help="positions per miner for that")
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
+    add("--minutes", type=float, default=3, help="memory: how long the load lasts; 60 shows slow growth")
     add("--only", choices=[*attacks.ATTACKS], nargs="+", help="of the attacks, run these")
     add("--seconds", type=float, default=10, help="how long each attack lasts")
     add("--windows", type=int, default=3, help="in how many parts, each after a quiet one")

@@ -1,19 +1,24 @@
-"""Peers measured in the same run if installed: nginx, nchan, wrk."""
+"""Peers measured in the same run if installed: nginx, nchan, servers in Python, wrk."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
+
 from benchmarks.machine import SERVER, cpu_seconds, installed, start
 
-__all__ = ["INSTALL", "Nchan", "Nginx", "nchan_installed"]
+__all__ = ["INSTALL", "INSTALL_PYTHON", "PYTHON_SERVERS", "Nchan", "Nginx", "PythonServer", "nchan_installed"]
 
 INSTALL = "apt-get install nginx libnginx-mod-nchan wrk"
+INSTALL_PYTHON = "pip install '.[bench]'"
 
 _NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 _CONFIG = """
@@ -26,7 +31,7 @@ error_log {folder}/error.log;
 events {{ worker_connections 10000; }}
 http {{
     access_log off;
-    sendfile on;
+    sendfile {sendfile};
     tcp_nopush on;
     keepalive_requests 100000000;
     client_body_temp_path {folder}/body;
@@ -54,6 +59,7 @@ class Nginx:
 
     modules = ""
     extra_http = ""
+    sendfile = "on"
     locations = (
         "location /gzip/ { types {} default_type application/json; add_header Content-Encoding gzip; }"
     )
@@ -63,8 +69,7 @@ class Nginx:
         self.files = self._folder / "files"
         (self.files / "gzip").mkdir(parents=True)
         self._folder.chmod(0o755)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         config = self._folder / "nginx.conf"
         config.write_text(
             _CONFIG.format(
@@ -73,11 +78,12 @@ class Nginx:
                 modules=self.modules,
                 locations=self.locations,
                 extra_http=self.extra_http,
+                sendfile=self.sendfile,
             )
         )
         program = shutil.which("nginx") or "/usr/sbin/nginx"
         self._process = start([program, "-c", str(config), "-p", str(self._folder)], SERVER, stderr=None)
-        self._wait()
+        _wait(self.port, self._folder / "error.log")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,15 +95,6 @@ class Nginx:
         """Returns the worker's CPU seconds."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return sum(cpu_seconds(int(pid)) for pid in children)
-
-    def _wait(self) -> None:
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise RuntimeError(f"nginx does not start: {(self._folder / 'error.log').read_text()}")
 
 
 class Nchan(Nginx):
@@ -141,6 +138,67 @@ class Nchan(Nginx):
                     on_their_way -= _answers(one)
             while on_their_way > 0:
                 on_their_way -= _answers(one)
+
+
+PYTHON_SERVERS = {
+    "uvicorn + starlette": (
+        *("uvicorn", "--factory", "benchmarks.asgi_peer:make", "--port", "{port}", "--loop", "uvloop"),
+        *("--http", "httptools", "--no-access-log", "--no-server-header", "--log-level", "warning"),
+        *("--timeout-keep-alive", "75"),
+    ),
+    "granian + starlette": (
+        *("granian", "--factory", "benchmarks.asgi_peer:make", "--port", "{port}", "--loop", "uvloop"),
+        *("--interface", "asgi", "--workers", "1", "--log-level", "warning"),
+    ),
+    "waitress + flask": ("benchmarks.naive", "{file}", "{port}"),
+    "fixed bytes on uvloop": ("benchmarks.fixed", "{port}"),
+}
+"""The arguments of `python -m` for each."""
+
+
+class PythonServer:
+    """A server in Python with the service's checks (checks.py), on the server's core."""
+
+    def __init__(self, name: str, setup: Path, file: Path) -> None:
+        """`setup` is a file as `checks.Setup`; `file` the whole document as identity."""
+        self._arguments = PYTHON_SERVERS[name]
+        self._setup = setup
+        self._file = file
+
+    def __enter__(self) -> PythonServer:
+        self.port = _free_port()
+        arguments = [part.format(port=self.port, file=self._file) for part in self._arguments]
+        environment = os.environ | {"PTN_BENCH_SETUP": str(self._setup)}
+        log = self._setup.with_name(f"{self._arguments[0]}.log")
+        with log.open("w") as stderr:
+            command = [sys.executable, "-m", *arguments]
+            self._process = start(command, SERVER, env=environment, stderr=stderr, stdout=stderr)
+        _wait(self.port, log)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+    def cpu(self) -> float:
+        """Returns the CPU seconds of its processes."""
+        process = psutil.Process(self._process.pid)
+        return sum(cpu_seconds(one.pid) for one in (process, *process.children(recursive=True)))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _wait(port: int, log: Path) -> None:
+    for _ in range(400):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the server does not start: {log.read_text()}")
 
 
 def _answers(one: socket.socket) -> int:

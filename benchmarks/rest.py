@@ -1,142 +1,204 @@
-"""REST compared with nginx, which serves the same bytes from files, and with Flask.
+"""REST compared with servers in Python that do the same checks, and with nginx, which copies files.
 
-Server and peers run on one core in turn, the load on the other.
+Server and peers run on one core in turn, the load on the other. Peers serve what was captured from the
+service: the same bytes and headers.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
+import hashlib
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import requests
 
+from benchmarks.checks import Captured, Holder, Setup
+from benchmarks.contest import alternate
 from benchmarks.figures import Figures
 from benchmarks.load import Rate, measured
-from benchmarks.machine import SERVER, cpu_seconds, installed, pinned, start
-from benchmarks.peers import INSTALL, Nginx
-from benchmarks.server import DEFAULT_PERIODS, prepared
+from benchmarks.machine import SERVER, cpu_seconds, installed, pinned
+from benchmarks.peers import INSTALL, INSTALL_PYTHON, PYTHON_SERVERS, Nginx, PythonServer
+from benchmarks.server import DEFAULT_PERIODS, BenchValidator, prepared
 from ptn_api.access import add_key
 from tests.system.api import Api, api
+from tests.waiting import until
 
-__all__ = ["run"]
+__all__ = ["NoSendfile", "Service", "run", "run_requests", "served"]
+
+_PER_MINUTE = 1_000_000_000
+"""Requests are counted as with a limit, but the limit is out of reach."""
+_VARYING = {"date", "ratelimit", "server", "connection", "keep-alive"}
+"""Headers that differ from response to response, or by the server's habits."""
+
+
+class NoSendfile(Nginx):
+    """nginx that reads its files and writes them, as a server of changing documents has to."""
+
+    sendfile = "off"
+
+
+class Service(NamedTuple):
+    """The service with one key."""
+
+    api: Api
+    validator: BenchValidator
+    key: str
+    pid: int
+    """The process of REST."""
+
+    def ask(self, path: str, *, of: str = "", **headers: str) -> requests.Response:
+        """Sends a request to the service, or to a peer at the address `of`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named = {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"} | named
+        return requests.get((of or self.api.rest) + path, headers=named, stream=True, timeout=120)
+
+    def settled_tag(self) -> str:
+        """Waits until the document no longer changes, as it does after a start; returns its tag."""
+        tags = [""]
+
+        def is_settled() -> bool:
+            time.sleep(1)
+            tags.append(self.ask("/miner-positions", Accept_Encoding="gzip").headers["etag"])
+            return tags[-1] == tags[-2]
+
+        until(is_settled, what="a document that does not change")
+        return tags[-1]
+
+
+@contextlib.contextmanager
+def served(folder: Path, arguments: argparse.Namespace, **settings: object) -> Iterator[Service]:
+    """Starts the service on a directory of the given size; its processes run on the server's core."""
+    validator = prepared(folder, arguments)
+    key = add_key(folder / "api_keys.json", "bench", 100)
+    options = DEFAULT_PERIODS | {"requests_per_minute": _PER_MINUTE} | settings
+    with api(folder / "data", validator_dir=validator.root, wait=False, **options) as server:
+        server.wait_ready(300)
+        pinned([process.pid for process in server.children().values()], SERVER)
+        yield Service(server, validator, key, server.children()["rest"].pid)
+
+
+def run_requests(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    """Compares small responses, whose cost is that of checks and framework."""
+    with served(folder, arguments) as service, contextlib.ExitStack() as stack:
+        tag = service.settled_tag()
+        asked = {
+            "/miner-positions": {"Accept_Encoding": "gzip", "If_None_Match": tag},
+            "/me": {"Accept_Encoding": "identity"},
+        }
+        ours = {path: service.ask(path, **headers) for path, headers in asked.items()}
+        assert ours["/miner-positions"].status_code == 304
+        setup = _captured(service, folder)
+        servers = {"this": (service.api.rest, partial(cpu_seconds, service.pid))}
+        for name in PYTHON_SERVERS:
+            try:
+                peer = stack.enter_context(PythonServer(name, setup, folder / "identity.json"))
+            except RuntimeError as error:
+                figures.skip(name, f"{INSTALL_PYTHON} ({str(error).splitlines()[-1]})")
+                continue
+            servers[name] = (f"http://127.0.0.1:{peer.port}", peer.cpu)
+        for path, headers in asked.items():
+            sent = headers | {"Authorization": f"Bearer {service.key}"}
+            for name, (url, _) in servers.items():
+                if name.startswith("fixed"):
+                    continue
+                _require_same(name, ours[path], service.ask(path, of=url, **headers))
+                assert service.ask(path, of=url, Authorization="Bearer another").status_code == 401, name
+            contestants = {
+                name: partial(measured, url + path, cpu, seconds=1, **sent)
+                for name, (url, cpu) in servers.items()
+            }
+            rounds = alternate(contestants)
+            what = "304" if path == "/miner-positions" else path
+            for name in [*servers][1:]:
+                figures.ratio(
+                    f"{what}, requests per core-second / {name}",
+                    rounds,
+                    "this",
+                    name,
+                    value=_per_core_s,
+                    at_least=4 if name.startswith("uvicorn") else None,
+                )
+
+
+def _captured(service: Service, folder: Path) -> Path:
+    """Stores what peers need: the key's hash, bodies, and the headers of the service's own responses."""
+    documents = {}
+    for path, coding in (("/miner-positions", "gzip"), ("/me", "identity")):
+        response = service.ask(path, Accept_Encoding=coding)
+        file = folder / f"{path.strip('/')}.{coding}"
+        file.write_bytes(response.raw.read(decode_content=False))
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        kept = headers.keys() - _VARYING - {"ratelimit-policy"}
+        documents[path] = Captured(str(file), {name: headers[name] for name in sorted(kept)})
+    (folder / "identity.json").write_bytes(service.ask("/miner-positions").content)
+    digest = hashlib.sha256(service.key.encode()).hexdigest()
+    setup = Setup({digest: Holder("bench", 100)}, _PER_MINUTE, documents)
+    path = folder / "setup.json"
+    path.write_bytes(msgspec.json.encode(setup))
+    return path
+
+
+def _require_same(name: str, ours: requests.Response, theirs: requests.Response) -> None:
+    """Asserts that a peer does the same work; Flask, whose habits differ, only has to agree on the status."""
+    assert theirs.status_code == ours.status_code, (name, theirs.status_code)
+    if "starlette" in name:
+        assert theirs.content == ours.content, name
+        shown = [
+            {key.lower(): value for key, value in one.headers.items() if key.lower() not in _VARYING}
+            for one in (theirs, ours)
+        ]
+        assert shown[0] == shown[1], (name, shown)
+
+
+def _per_core_s(rate: Rate) -> float:
+    return rate.per_core_s
 
 
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    validator = prepared(folder, arguments)
-    key = add_key(folder / "api_keys.json", "bench", 100)
-    if not installed("wrk"):
-        figures.skip("load by wrk (a loop in Python instead)", INSTALL)
-    # Counted as with a limit, but the limit is out of reach.
-    limit = {"requests_per_minute": 1_000_000_000}
-    with api(folder / "data", validator_dir=validator.root, wait=False, **DEFAULT_PERIODS | limit) as server:
-        server.wait_ready(300)
-        pinned([process.pid for process in server.children().values()], SERVER)
-        _measure(server, key, folder, arguments, figures)
-
-
-def _measure(server: Api, key: str, folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    session = requests.Session()
-    session.headers["Authorization"] = f"Bearer {key}"
-    hotkey = session.get(f"{server.rest}/miner-hotkeys").json()[0]
-    paths = {"full": "/miner-positions", "one": f"/miner-positions/{hotkey}", "me": "/me"}
-    bodies = {name: session.get(server.rest + path, stream=True) for name, path in paths.items()}
-    raw = {name: body.raw.read(decode_content=False) for name, body in bodies.items()}
-    rest = server.children()["rest"].pid
-
-    def asked(name: str, **headers: str) -> Rate:
-        return measured(
-            server.rest + paths[name],
-            lambda: cpu_seconds(rest),
-            connections=8 if name == "full" else 16,
-            Authorization=f"Bearer {key}",
-            Accept_Encoding="gzip",
-            **headers,
-        )
-
-    ours = {name: asked(name) for name in paths}
-    tag = session.head(server.rest + paths["full"], headers={"Accept-Encoding": "gzip"}).headers["etag"]
-    ours["304"] = asked("full", If_None_Match=tag)
-    for name, rate in ours.items():
-        size = 0 if name == "304" else len(raw[name])
-        _add(f"REST, {_TITLES[name]}", rate, size, figures)
-    _beside_nginx(ours, raw, figures)
-    identity = session.get(server.rest + "/miner-positions", headers={"Accept-Encoding": "identity"})
-    _memory(server, len(identity.content), arguments, figures)
-    _beside_naive(ours["full"].per_core_s, identity.content, folder, figures)
-
-
-_TITLES = {
-    "full": "/miner-positions gzip, full body",
-    "one": "/miner-positions/<hotkey> gzip",
-    "me": "/me",
-    "304": "/miner-positions, 304",
-}
-
-
-def _beside_nginx(ours: dict[str, Rate], raw: dict[str, bytes], figures: Figures) -> None:
-    if not installed("nginx"):
-        figures.skip("nginx", INSTALL)
+    """Compares large responses, whose cost is copying."""
+    if not installed("nginx", "wrk"):
+        figures.skip("full documents beside nginx", INSTALL)
         return
-    theirs = {}
-    with Nginx() as nginx:
-        for name, content in raw.items():
-            (nginx.files / "gzip" / name).write_bytes(content)
-        url = f"http://127.0.0.1:{nginx.port}/gzip"
-        for name in raw:
-            theirs[name] = measured(f"{url}/{name}", nginx.cpu, connections=8 if name == "full" else 16)
-        tag = requests.head(f"{url}/full").headers["etag"]
-        theirs["304"] = measured(f"{url}/full", nginx.cpu, connections=8, If_None_Match=tag)
-    for name, rate in theirs.items():
-        _add(f"nginx, the same bytes from a file: {_TITLES[name]}", rate, len(raw.get(name, b"")), figures)
-    for name, wanted in (("full", 0.9), ("304", 0.4), ("one", 0.3), ("me", 0.3)):
-        # For a large body the reader's core is a limit too; compare bytes per second there.
-        field = "per_s" if name == "full" else "per_core_s"
-        ratio = getattr(ours[name], field) / getattr(theirs[name], field)
-        figures.target(f"{_TITLES[name]} / nginx", ratio, at_least=wanted)
+    with served(folder, arguments) as service:
+        hotkey = service.ask("/miner-hotkeys").json()[0]
+        service.settled_tag()
+        _beside_nginx(service, f"/miner-positions/{hotkey}", "/miner-positions/<hotkey> gzip", None, figures)
+        rate = _beside_nginx(service, "/miner-positions", "/miner-positions gzip", 0.9, figures)
+        with PythonServer("waitress + flask", _captured(service, folder), folder / "identity.json") as flask:
+            before = flask.cpu()
+            # One at a time: concurrency would only add memory.
+            url = f"http://127.0.0.1:{flask.port}"
+            service.ask("/miner-positions", of=url, Accept_Encoding="gzip").raw.read(decode_content=False)
+            ratio = rate * (flask.cpu() - before)
+        figures.add("/miner-positions gzip, per core-second / waitress + flask", ratio=round(ratio))
 
 
-def _add(what: str, rate: Rate, size: int, figures: Figures) -> None:
-    figures.add(
-        what,
-        per_s=round(rate.per_s),
-        per_core_s=round(rate.per_core_s),
-        bytes=size,
-        MB_per_core_s=round(rate.per_core_s * size / 1e6),
+def _beside_nginx(service: Service, path: str, what: str, wanted: float | None, figures: Figures) -> float:
+    """Returns our responses per core-second."""
+    body = service.ask(path, Accept_Encoding="gzip").raw.read(decode_content=False)
+    key = f"Bearer {service.key}"
+    with NoSendfile() as nginx:
+        (nginx.files / "gzip" / "body").write_bytes(body)
+        load = partial(measured, connections=8, seconds=2, Authorization=key, Accept_Encoding="gzip")
+        url = f"http://127.0.0.1:{nginx.port}/gzip/body"
+        contestants = {
+            "this": partial(load, service.api.rest + path, partial(cpu_seconds, service.pid)),
+            "nginx": partial(load, url, nginx.cpu),
+        }
+        rounds = alternate(contestants)
+    figures.ratio(
+        f"{what}, MB per core-second / nginx without sendfile",
+        rounds,
+        "this",
+        "nginx",
+        value=lambda rate: rate.per_core_s * len(body) / 1e6,
+        at_least=wanted,
     )
-
-
-def _memory(server: Api, identity: int, arguments: argparse.Namespace, figures: Figures) -> None:
-    rest = server.children()["rest"].memory_info().rss
-    size = f"{arguments.miners} x {arguments.positions}"
-    figures.add(
-        f"memory of the rest process ({size})", MB=round(rest / 1e6), identity_MB=round(identity / 1e6)
-    )
-    figures.target("memory of the rest process / tier 100's identity", rest / identity, at_most=2.5)
-
-
-def _beside_naive(ours: float, content: bytes, folder: Path, figures: Figures) -> None:
-    try:
-        import flask  # noqa: F401
-        import waitress  # noqa: F401
-    except ImportError:
-        figures.skip("naive Flask + Waitress", "pip install '.[bench]'")
-        return
-    path = folder / "positions.json"
-    path.write_bytes(content)
-    naive = start([sys.executable, "-m", "benchmarks.naive", str(path)], SERVER)
-    assert naive.stdout is not None
-    port = int(naive.stdout.readline())
-    rate = _naive_rate(f"http://127.0.0.1:{port}/miner-positions", naive.pid)
-    naive.kill()
-    naive.communicate()
-    figures.add("naive Flask + Waitress: /miner-positions gzip", per_core_s=round(rate, 3))
-    figures.target("/miner-positions gzip / naive Flask + Waitress", ours / rate, at_least=500)
-
-
-def _naive_rate(url: str, pid: int, times: int = 2) -> float:
-    """Returns answers per second of its core, one request at a time; concurrency only adds memory."""
-    before = cpu_seconds(pid)
-    for _ in range(times):
-        requests.get(url, stream=True, timeout=600).raw.read(decode_content=False)
-    return times / (cpu_seconds(pid) - before)
+    return statistics.median(rounds.values("this", _per_core_s))

@@ -65,7 +65,8 @@ class Usage:
         counts[0] += requests
         counts[1] += sent_bytes
         counts[2] += messages
-        counts[3] = max(counts[3], seen_ms)
+        if seen_ms > counts[3]:
+            counts[3] = seen_ms
 
     def take(self) -> list[UsageRow]:
         """Returns what was counted and resets the counters."""

@@ -97,7 +97,7 @@ class Request:
         self.body = b""
         self.http_1_1 = True
         """Whether the client understands HTTP/1.1."""
-        self.state: Any = None
+        self.state: dict[str, Any] = {}
         """What the handler derives from the request. A request repeated byte for byte is the same object."""
         # Request smuggling: no length that a proxy in front might read differently (RFC 9112, 6.3).
         length, coding = headers.get("content-length"), headers.get("transfer-encoding")

@@ -38,48 +38,31 @@ class Response(msgspec.Struct, frozen=True):
     cache_control: str = ""
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request and what is sent in response."""
 
-    __slots__ = (
-        "abort",
-        "body",
-        "coding",
-        "extra_headers",
-        "headers",
-        "owner",
-        "pace",
-        "request",
-        "route",
-        "sent_bytes",
-        "status",
-        "user",
-        "vary",
-    )
-
-    def __init__(self, request: Request, abort: Callable[[], None] = lambda: None) -> None:
-        self.request = request
-        self.abort = abort
-        """Closes the connection at once, even in the middle of a response."""
-        self.route = "unknown"
-        """The route's path template, for metrics and the log."""
-        self.user: Any = None
-        """The user that the request authenticated as."""
-        self.owner: Hashable = None
-        """What the caps on downloads count the request under; None = the address of the peer."""
-        self.status = 0
-        self.headers = b""
-        """Header lines, made by `header_lines`."""
-        self.extra_headers = b""
-        """Header lines to send with any response to this request, such as rate limits."""
-        self.vary = ""
-        """The request header that any response to this request depends on, if it is an unusual one."""
-        self.coding: Coding = "identity"
-        self.body: EncodedBody | EncodedStream | LiveBody = _EMPTY
-        self.pace: AbstractAsyncContextManager[Any] | None = None
-        """Entered for each chunk of the body: the handler's turn to work on it, if it takes turns."""
-        self.sent_bytes = 0
-        """Bytes of the body that have been written."""
+    request: Request
+    abort: Callable[[], None] = lambda: None
+    """Closes the connection at once, even in the middle of a response."""
+    route: str = "unknown"
+    """The route's path template, for metrics and the log."""
+    user: Any = None
+    """The user that the request authenticated as."""
+    owner: Hashable = None
+    """What the caps on downloads count the request under; None = the address of the peer."""
+    status: int = 0
+    headers: bytes = b""
+    """Header lines, made by `header_lines`."""
+    extra_headers: bytes = b""
+    """Header lines to send with any response to this request, such as rate limits."""
+    vary: str = ""
+    """The request header that any response to this request depends on, if it is an unusual one."""
+    coding: Coding = "identity"
+    body: EncodedBody | EncodedStream | LiveBody = _EMPTY
+    pace: AbstractAsyncContextManager[Any] | None = None
+    """Entered for each chunk of the body: the handler's turn to work on it, if it takes turns."""
+    sent_bytes: int = 0
+    """Bytes of the body that have been written."""
 
     def respond(self, response: Response, *, private: bool, store: bool) -> bool:
         """Sets what is to be sent. False: the body is not compressed yet; let others run and call again.
@@ -87,8 +70,9 @@ class Exchange:
         `private`: the response depends on the API key; `store`: caches may store it and revalidate.
         """
         request = self.request
-        vary = ", ".join(filter(None, (response.vary, self.vary)))
-        headers = response.headers + _cache_lines(vary, private, store, response.cache_control)
+        headers = response.headers + _cache_lines(
+            response.vary, self.vary, private, store, response.cache_control
+        )
         if response.body is None or isinstance(response.body, LiveBody):
             self.status = response.status
             self.headers = headers + header_lines({"content-type": response.media_type})
@@ -184,12 +168,12 @@ def _date_line(second: int) -> bytes:
 
 
 @lru_cache
-def _cache_lines(vary: str, private: bool, store: bool, cache_control: str) -> bytes:
-    all_vary = "Accept-Encoding, Authorization" if private else "Accept-Encoding"
+def _cache_lines(vary: str, also_vary: str, private: bool, store: bool, cache_control: str) -> bytes:
+    names = (vary, also_vary, "Accept-Encoding", "Authorization" if private else "")
     stored = "private, no-cache" if private else "no-cache"
     return header_lines(
         {
-            "vary": f"{vary}, {all_vary}" if vary else all_vary,
+            "vary": ", ".join(filter(None, names)),
             "cache-control": cache_control or (stored if store else "no-store"),
         }
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from ptn_api.summary import Summary, counted, number, summarised, time_text
 __all__ = [
     "DEFAULT_LOOKBACK_DAYS",
     "Aggregates",
+    "CountedOutcomes",
     "Exposure",
     "LastOrder",
     "Leaderboard",
@@ -51,6 +54,24 @@ class Outcome(msgspec.Struct, frozen=True):
     @property
     def counts(self) -> bool:
         return self.close_ms is not None and self.close_ms - self.open_ms >= SHORTEST_COUNTED_MS
+
+
+class CountedOutcomes:
+    """Those of some outcomes that count, in order: 16 bytes each, a tenth of what the outcomes take."""
+
+    __slots__ = ("_opened_ms", "_returns")
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
+        counting = [outcome for outcome in outcomes if outcome.counts]
+        self._opened_ms = array("q", [outcome.open_ms for outcome in counting])
+        self._returns = array("d", [outcome.return_at_close for outcome in counting])
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        """Yields (open_ms, return_at_close)."""
+        return zip(self._opened_ms, self._returns, strict=True)
+
+
+_NOTHING_COUNTED = CountedOutcomes()
 
 
 class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,23 +287,25 @@ class Leaderboard(msgspec.Struct, kw_only=True):
 
 
 def aggregates(
-    shown: Iterable[Outcome], now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
+    shown: Iterable[Outcome],
+    now_ms: int,
+    *,
+    lookback_days: float = DEFAULT_LOOKBACK_DAYS,
+    first: CountedOutcomes = _NOTHING_COUNTED,
 ) -> Aggregates:
-    """Returns the aggregates of the positions that a tier shows, given in the order shown.
+    """Returns the aggregates of the positions that a tier shows, in the order shown: `first`, then `shown`.
 
     `lookback_days` is the window of `thirty_day_returns`: positions opened strictly after its start.
     """
     start_ms = now_ms - lookback_days * _DAY_MS
     recent = total = 1.0
     count = profitable = 0
-    for outcome in shown:
-        if not outcome.counts:
-            continue
+    for open_ms, return_at_close in chain(first, CountedOutcomes(shown)):
         count += 1
-        profitable += outcome.return_at_close > 1
-        total *= outcome.return_at_close
-        if outcome.open_ms > start_ms:
-            recent *= outcome.return_at_close
+        profitable += return_at_close > 1
+        total *= return_at_close
+        if open_ms > start_ms:
+            recent *= return_at_close
     return Aggregates(
         thirty_day_returns=_finite(recent),
         all_time_returns=_finite(total),
@@ -299,12 +322,18 @@ def _finite(value: float) -> float:
 
 
 def next_aggregate_change_ms(
-    shown: Iterable[Outcome], now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
+    shown: Iterable[Outcome],
+    now_ms: int,
+    *,
+    lookback_days: float = DEFAULT_LOOKBACK_DAYS,
+    first: CountedOutcomes = _NOTHING_COUNTED,
 ) -> int | None:
     """Returns when the next counted position leaves the window of `thirty_day_returns`, if any will."""
     window_ms = lookback_days * _DAY_MS
-    first = min((o.open_ms for o in shown if o.counts and o.open_ms > now_ms - window_ms), default=None)
-    return None if first is None else math.ceil(first + window_ms)
+    start_ms = now_ms - window_ms
+    counted = chain(first, CountedOutcomes(shown))
+    earliest_ms = min((open_ms for open_ms, _ in counted if open_ms > start_ms), default=None)
+    return None if earliest_ms is None else math.ceil(earliest_ms + window_ms)
 
 
 def position_order(close_ms: int | None, position_uuid: str) -> tuple[bool, int, str]:

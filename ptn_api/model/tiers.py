@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Literal
 
 __all__ = ["TIERS", "TIER_LAG_MS", "Tier", "data_tier", "is_live"]
@@ -13,6 +14,7 @@ TIERS: tuple[Tier, ...] = (0, 30, 50, 100)
 TIER_LAG_MS = 86_400_000
 
 
+@lru_cache
 def data_tier(key_tier: float) -> Tier:
     """Returns the tier whose data a key of this tier sees: the largest of TIERS that is not above it.
 

@@ -44,15 +44,16 @@ _FINAL_READ_MS = 1_000
 """Time limit for reading what an ended process has sent."""
 
 
-def python_command(function: str, *arguments: str) -> list[str]:
+def python_command(function: str, *arguments: str, without: Sequence[str] = ()) -> list[str]:
     """The command that runs `package.module:function` of this very package.
 
-    Not `-m`, which would find a validator's own `ptn_api` in its working directory, and not multiprocessing,
-    which would import the validator's main module again.
+    `without` are modules that count as not installed. Not `-m`, which would find a validator's own `ptn_api`
+    in its working directory, and not multiprocessing, which would import the validator's main module again.
     """
     root = str(Path(__file__).resolve().parents[2])
     module, _, name = function.partition(":")
-    code = f"import sys; sys.path.insert(0, {root!r}); from {module} import {name}; sys.exit({name}())"
+    prepare = f"import sys; sys.path.insert(0, {root!r}); sys.modules.update({dict.fromkeys(without)})"
+    code = f"{prepare}; from {module} import {name}; sys.exit({name}())"
     return [sys.executable, "-I", "-c", code, *arguments]
 
 

@@ -204,9 +204,13 @@ class App:
                 raise HTTPError("insufficient_tier", route.tier_error)
             if not self._context.views.built:
                 raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
+        query = request.state.get("query")
+        if query is None:
+            query = route.parse_query(request.query) if request.query else route.query()
+            request.state["query"] = query
         context = RequestContext(
             holder=holder,
-            query=route.parse_query(request.query) if request.query else route.query(),
+            query=query,
             hotkey=hotkey,
             head=request.method == b"HEAD",
             accept=request.headers.get("accept"),

@@ -85,11 +85,12 @@ class Authenticator:
         Raises HTTPError `unauthorized`, or `too_many_requests` for an address with too many failures.
         """
         now, connection = self._monotonic(), request.connection
-        if request.state is None:
+        digest = request.state.get("digest")
+        if digest is None:
             # A repeated request is the same object: its key is hashed once.
             key = _key_of(request)
-            request.state = digest_of(key) if key else b""
-        holder = self._keys.lookup_digest(request.state)
+            digest = request.state["digest"] = digest_of(key) if key else b""
+        holder = self._keys.lookup_digest(digest)
         if holder is None:
             self._counters.auth_failures += 1
         # Behind a trusted proxy each request of a connection may come from another client.

@@ -195,8 +195,10 @@ class _Change(NamedTuple):
 
     @classmethod
     def of(cls, view: MinerView, revision: int) -> _Change:
-        indexes, revisions = view.index_of(100), {**view.closed.revisions, **view.revisions}
-        chosen = [bytes(revisions[uuid] > revision for uuid in index.uuids) for index in indexes]
+        # Tier 100 lags behind nothing, so its first block is always the shared one.
+        indexes = view.index_of(100)
+        others = [view.revisions[uuid] for uuid in indexes[1].uuids]
+        chosen = [bytes(newest > revision for newest in each) for each in (view.closed.revisions, others)]
         sizes = [
             size
             for index, flags in zip(indexes, chosen, strict=True)

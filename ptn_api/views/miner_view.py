@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ from ptn_api.model.accounting import replay_differs
 from ptn_api.model.miner import (
     DEFAULT_LOOKBACK_DAYS,
     Aggregates,
+    CountedOutcomes,
     Exposure,
     Outcome,
     aggregates,
@@ -92,6 +94,16 @@ class ShownPosition(NamedTuple):
 
 _sort_key = attrgetter("sort_key")
 
+
+class _ListedPosition(PositionState, kw_only=True):
+    """What `ShownPosition` needs of a position's text."""
+
+    position_uuid: str
+
+
+_listed_positions = msgspec.json.Decoder(list[_ListedPosition])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+
 TimeSpan = tuple[int, int]
 """The smallest and the largest processed_ms of some orders."""
 
@@ -102,13 +114,14 @@ class ClosedBlock:
     __slots__ = (
         "before_ms",
         "block",
+        "counted",
         "digest",
         "expires_ms",
         "exposure",
+        "last_sort_key",
         "order_times",
-        "outcomes",
         "revisions",
-        "sort_keys",
+        "uuid_hashes",
     )
 
     def __init__(
@@ -121,11 +134,10 @@ class ClosedBlock:
         shown: list[ShownPosition] = []
         expiries: list[int | None] = []
         spans: list[TimeSpan | None] = []
-        self.revisions: dict[str, int] = {}
-        """The revision of each position, by its uuid."""
+        revisions: dict[str, int] = {}
         for logged in positions:
             position = logged.text.position()
-            self.revisions[logged.position_uuid] = logged.revision
+            revisions[position.position_uuid] = logged.revision
             text = render_position(logged.text, position, AS_IS, now_ms)
             exposure = Exposure.of(position.trade_pair, position, position.orders)
             shown.append(ShownPosition.of(position.position_uuid, position, text, exposure))
@@ -136,23 +148,29 @@ class ClosedBlock:
         self.expires_ms = earliest(*expiries)
         """When price sources age out of the block."""
         self.order_times = _union(*spans)
-        self.sort_keys = [position.sort_key for position in shown]
-        self.outcomes = [position.outcome for position in shown]
+        # There may be hundreds of thousands of these positions, so numbers are kept as arrays.
+        self.revisions = array("q", [revisions[position.sort_key[2]] for position in shown])
+        """The revision of each position, in the order of the block."""
+        self.uuid_hashes = array("q", sorted(map(hash, revisions)))
+        self.last_sort_key = shown[-1].sort_key if shown else None
+        self.counted = CountedOutcomes(position.outcome for position in shown)
         self.exposure = Exposure.total(position.exposure for position in shown)
         identity = OPENING + b",".join(position.text for position in shown)
         self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def covers(self, position: LoggedPosition) -> bool:
-        """Whether the block contains that position, or should."""
+        """Whether the block contains that position, or should; equal hashes only mean needless work."""
         closed_early = position.close_ms is not None and position.close_ms < self.before_ms
-        return closed_early or position.position_uuid in self.revisions
+        uuid_hash = hash(position.position_uuid)
+        at = bisect_left(self.uuid_hashes, uuid_hash)
+        return closed_early or self.uuid_hashes[at : at + 1] == array("q", [uuid_hash])
 
     def shown(self) -> list[ShownPosition]:
-        """The positions in the block, with texts cut out of it: it stores no second copy of them."""
-        array = self.block.identity[len(OPENING) - 1 :] + b"]"
-        texts = map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))
-        return [ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
+        """The positions in the block, read from it: it keeps nothing but their text."""
+        listed = self.block.identity[len(OPENING) - 1 :] + b"]"
+        positions = zip(_listed_positions.decode(listed), _raw_list.decode(listed), strict=True)
+        return [ShownPosition.of(state.position_uuid, state, bytes(text)) for state, text in positions]
 
 
 class Replay(NamedTuple):
@@ -249,16 +267,15 @@ class EncodedEntry(NamedTuple):
         previous: Segment | None,
     ) -> EncodedEntry:
         """The entry with `others`, sorted, in the second block; `previous` is kept if it is equal."""
-        first, shown = closed.block, others
+        first, counted, shown = closed.block, closed.counted, others
         exposure = Exposure.total([closed.exposure, *(position.exposure for position in others)])
-        outcomes = closed.outcomes + [position.outcome for position in shown]
-        if shown and closed.sort_keys and shown[0].sort_key < closed.sort_keys[-1]:
+        if shown and closed.last_sort_key is not None and shown[0].sort_key < closed.last_sort_key:
             # A rebuilt position may have closed earlier than the file states and then sorts before positions
             # of the first block. This tier shares no block: all its positions go into the second one.
             shown = sorted([*closed.shown(), *shown], key=_sort_key)
-            outcomes = [position.outcome for position in shown]
-            first = _EMPTY_BLOCK
-        sums = aggregates(outcomes, now_ms, lookback_days=lookback_days)
+            first, counted = _EMPTY_BLOCK, CountedOutcomes()
+        outcomes = [position.outcome for position in shown]
+        sums = aggregates(outcomes, now_ms, lookback_days=lookback_days, first=counted)
         comma = b"," if shown and len(first) > len(OPENING) else b""
         texts = b",".join(position.text for position in shown)
         identity = comma + texts + after_positions(sums)
@@ -267,8 +284,9 @@ class EncodedEntry(NamedTuple):
         digest = closed.digest.copy() if first is closed.block else hashlib.sha256(first.identity)
         digest.update(identity)
         digest.update(TAILS[tier].identity)
-        changes_ms = next_aggregate_change_ms(outcomes, now_ms, lookback_days=lookback_days)
-        return cls((first, second), digest.digest(), sums, exposure, changes_ms, empty=not outcomes)
+        changes_ms = next_aggregate_change_ms(outcomes, now_ms, lookback_days=lookback_days, first=counted)
+        empty = not shown and closed.last_sort_key is None
+        return cls((first, second), digest.digest(), sums, exposure, changes_ms, empty)
 
     def same_as(self, other: EncodedEntry) -> bool:
         """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""
@@ -286,7 +304,6 @@ class _Traits(msgspec.Struct):
 
 
 _traits_list = msgspec.json.Decoder(list[_Traits])
-_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class BlockIndex:
@@ -380,7 +397,7 @@ class MinerView:
         )
         """The hotkey as the name of a document's first entry, and as that of a later one."""
         self.closed = closed
-        self.empty = not closed.sort_keys and not others
+        self.empty = closed.last_sort_key is None and not others
         """Whether the miner has no positions."""
         earlier: dict[str, Replay] = {} if previous is None else previous.replays
         renderings = [_Renderings.of(logged, now_ms, earlier) for logged in others]
@@ -397,7 +414,7 @@ class MinerView:
             )
         self.revisions = {logged.position_uuid: logged.revision for logged in others}
         """The revision of each position outside `closed`, by its uuid."""
-        self.revision = max([0, *closed.revisions.values(), *self.revisions.values()])
+        self.revision = max([0, *closed.revisions, *self.revisions.values()])
         """The newest revision of any position."""
         blocks = {block for entry in self.entries.values() for block in entry.blocks}
         kept_indexes = {} if previous is None else previous.indexes

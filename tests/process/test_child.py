@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
 import socket
@@ -286,3 +287,13 @@ def test_a_child_finds_this_package_and_no_other(tmp_path: Path) -> None:
     command[3] = command[3].partition("from ptn_api")[0] + check
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["200", str(Path(ptn_api.__file__))]
+
+
+def test_a_child_without_a_module() -> None:
+    """What an import would only find by chance counts as not installed, in the child and not here."""
+    command = python_command("ptn_api.clock:wall_ms", without=["rich"])
+    check = "import structlog, sys; print(structlog.dev.rich, 'pygments' in sys.modules)"
+    command[3] = command[3].partition("from ptn_api")[0] + check
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["None", "False"]
+    assert importlib.util.find_spec("rich") is not None

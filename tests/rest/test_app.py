@@ -672,3 +672,21 @@ async def test_a_handler_may_be_an_ordinary_coroutine_function(monkeypatch: pyte
         assert response.headers["cache-control"] == "private, no-cache"
         assert (await served.ask("HEAD", "/waiting")).status_code == 500
         assert (await served.get("/waiting", None)).status_code == 401
+
+
+async def test_a_repeated_request_is_answered_by_the_present_keys() -> None:
+    """On one connection, byte for byte: what it asks for is kept, and no decision about it."""
+    async with serving() as served:
+        for _ in range(2):
+            assert (await served.get("/miner-positions?tier=100")).status_code == 200
+            assert (await served.get("/miner-positions?tier=31")).status_code == 400
+            assert (await served.get("/miner-positions?tier=30", "k0")).status_code == 403
+            shown = (await served.get("/miner-positions?tier=30")).json().values()
+            assert {entry["tier"] for entry in shown} == {30}
+        for _ in range(2):
+            assert (await served.get("/miner-positions?tier=100")).status_code == 200
+        served.keys.replace([("user100", "k100", 50)])
+        for _ in range(2):
+            assert (await served.get("/miner-positions?tier=100")).status_code == 403
+        served.keys.replace([])
+        assert (await served.get("/miner-positions?tier=100")).status_code == 401
