@@ -69,7 +69,6 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         "this": lambda: stream_round(clients, messages),
         "C loop": lambda: plain(clients, messages, size),
         "Python loop": lambda: plain(clients, messages, size, in_c=False),
-        "await send()": lambda: _awaiting(clients, messages // 4),
     }
     if native.compiler() is None:
         del contestants["C loop"]
@@ -79,7 +78,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         f"fan-out, {clients} clients, 1 KB, one by one",
         per_s=round(statistics.median(rounds.values("this", lambda one: one.rate))),
     )
-    for name, at_most in (("C loop", 1.35), ("Python loop", None), ("await send()", None)):
+    for name, at_most in (("C loop", 1.35), ("Python loop", None)):
         if name in contestants:
             figures.ratio(
                 f"fan-out one by one, us of CPU per delivery / {name}",
@@ -231,24 +230,6 @@ def _nchan(clients: int, messages: int) -> Round:
         _closed(sockets)
     assert size >= clients * messages * len(body), "nchan has left out messages"
     return Round(clients * messages, ended - began, cpu, size)
-
-
-def _awaiting(clients: int, messages: int) -> Round:
-    server = start([PYTHON, "-m", "benchmarks.awaiting", str(clients), str(messages)], SERVER)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    port = int(server.stdout.readline())
-    sockets = [client(port, KEY) for _ in range(clients)]
-    receiver = sink(sockets)
-    began, cpu = time.monotonic(), cpu_seconds(server.pid)
-    server.stdin.write("\n")
-    server.stdin.flush()
-    ended, _ = finished(receiver)
-    cpu = cpu_seconds(server.pid) - cpu
-    _closed(sockets)
-    server.kill()
-    server.communicate()
-    return Round(clients * messages, ended - began, cpu)
 
 
 def _appended(data: Path, clients: int, changes: Sequence[PositionWritten]) -> Round:
