@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--paced-seconds", type=float, default=2, help="how long a round at each of them lasts")
     add("--replayed", type=int, default=50_000, help="orders to replay")
     add("--reconnecting", type=int, default=1_000, help="clients that reconnect at once")
-    add("--missed", type=int, default=2_000, help="orders that each of them has missed")
+    add("--missed", type=int, default=10_000, help="orders that each of them has missed")
     add(
         "--cost-miners",
         type=int,
