@@ -20,13 +20,15 @@ NOTE = "x" * 50_000
 
 
 class CountingLog(MemoryLog):
-    """Counts how often events are read."""
+    """Counts how often events are read, and leaves some out like a log that is damaged."""
 
     reads = 0
+    damaged: frozenset[int] = frozenset()
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         self.reads += 1
-        return super().read(after, limit, orders=orders)
+        events = super().read(after, limit, orders=orders)
+        return [event for event in events if event.sequence not in self.damaged]
 
 
 async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, Any]], int]:
@@ -37,7 +39,7 @@ async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, A
         await client.login(version=2, last_sequence=live.log.head().sequence - ORDERS, epoch="epoch-1")
         await client.subscribe(**subscribe)
         await client.next("resumed")
-        return await client.messages(ORDERS), live.log.reads - before
+        return await client.messages(ORDERS - len(live.log.damaged)), live.log.reads - before
 
 
 @contextlib.asynccontextmanager
@@ -77,6 +79,44 @@ async def test_a_client_is_sent_every_change_from_before_its_subscribe() -> None
         assert second[number - 1]["data"]["position"]["orders"][0]["leverage"] == 0.7
         assert first[number - 1]["data"]["position"]["orders"][0]["leverage"] != 0.7
         assert await replayed(live) == (second, 0)
+
+
+async def test_an_order_that_was_damaged_is_sent_once_it_is_repaired() -> None:
+    """Although the repair is not a change of the log's state."""
+    async with busy_stream() as live:
+        assert isinstance(live.log, CountingLog)
+        live.log.damaged = frozenset({live.log.head().sequence - 50})
+        first, _ = await replayed(live)
+        repaired, live.log.damaged = live.log.damaged, frozenset()
+        second, _ = await replayed(live)
+        assert {message["sequence"] for message in second} - {
+            message["sequence"] for message in first
+        } == repaired
+
+
+async def test_a_late_order_is_left_out_for_version_1_once_it_is_too_old() -> None:
+    """Even if another client has been sent it a moment before."""
+    async with busy_stream() as live:
+        live.now_ms += 250_000
+        first, late, last = (
+            live.append(written(position(n, [order(n, at=live.now_ms - ago_ms)]))).sequence
+            for n, ago_ms in ((900, 0), (901, 200_000), (902, 0))
+        )
+
+        async def sequences() -> list[int]:
+            async with live.client() as client:
+                await client.login(last_sequence=first - 1)
+                await client.subscribe()
+                found: list[int] = []
+                while last not in found:
+                    found += [message["sequence"] for message in await client.messages(1)]
+                return found
+
+        assert await sequences() == [first, late, last]
+        live.now_ms += 99_000
+        assert await sequences() == [first, late, last]
+        live.now_ms += 2_000
+        assert await sequences() == [first, last]
 
 
 async def test_parts_are_forgotten_once_nobody_catches_up() -> None:
