@@ -39,6 +39,7 @@ from benchmarks import (
     past,
     pollers,
     queue,
+    replay,
     rest,
     timing,
 )
@@ -48,9 +49,11 @@ from benchmarks.machine import many_files
 
 BENCHMARKS = {
     "fanout": fanout.run,
+    "published": fanout.run_published,
     "processes": fanout.run_processes,
     "delivery": delivery.latency,
-    "replay": delivery.replay,
+    "replay": replay.replay,
+    "reconnect": replay.reconnect,
     "wire": delivery.wire,
     "decode": decode.run,
     "client": client.run,
@@ -121,8 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--orders", type=int, default=200, help="orders timed one by one")
     add("--clients", type=int, default=500, help="fan-out clients")
     add("--messages", type=int, default=600, help="fan-out messages per round")
-    add("--burst", type=int, default=5_000, help="orders per burst")
+    add("--published", type=int, default=2_000, help="orders published as fast as possible")
+    add("--rates", type=int, nargs="*", default=[20, 200, 1_000], help="orders per second, if paced")
+    add("--paced-seconds", type=float, default=2, help="how long a round at each of them lasts")
     add("--replayed", type=int, default=50_000, help="orders to replay")
+    add("--reconnecting", type=int, default=1_000, help="clients that reconnect at once")
+    add("--missed", type=int, default=10_000, help="orders that each of them has missed")
     add(
         "--cost-miners",
         type=int,

@@ -1,118 +1,133 @@
-"""Delivery from append to the median of a hundred clients, a replay to one client, and idle clients."""
+"""Paced delivery from append to a hundred clients, the size of a message, and idle clients."""
 
 from __future__ import annotations
 
 import argparse
-import selectors
+import itertools
 import socket
-import statistics
-import sys
+import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from benchmarks.fanout import finished, sink
+from benchmarks import native
+from benchmarks.contest import alternate
 from benchmarks.figures import Figures, percentile
-from benchmarks.machine import LOAD, SERVER, cpu_seconds, on, start
-from benchmarks.orders import END, client, filled_log, logged_in, position_with, subscribe, written
+from benchmarks.machine import LOAD, cpu_seconds, on, start
+from benchmarks.orders import client, filled_log, message, position_with, written
+from benchmarks.peers import INSTALL, Nchan, answers, nchan_installed, post
+from benchmarks.replay import stream_over
 from benchmarks.server import DEFAULT_PERIODS, prepared
 from benchmarks.stream_process import KEY
 from ptn_api.access import add_key
-from ptn_api.clock import wall_ms
-from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.model.position import parse_position
 from ptn_api.wire.codec import encode_message
 from tests.system.api import api
 
-__all__ = ["idle", "latency", "replay", "wire"]
+__all__ = ["idle", "latency", "wire"]
 
-_PER_SECOND = 20
 _CLIENTS = 100
+_MARK = "BENCHMARK-"
 
-
-@contextmanager
-def _stream_over(data: Path) -> Iterator[tuple[int, int]]:
-    """Starts the stream process alone on the server's core. Returns its port and process."""
-    server = start([sys.executable, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
-    assert server.stdout is not None
-    try:
-        yield int(server.stdout.readline()), server.pid
-    finally:
-        server.communicate()
+_Publish = Callable[[Sequence[int]], None]
+"""Publishes the orders with these numbers."""
 
 
 def latency(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    prepared(folder, arguments)
-    log = open_writer(folder / "data", clock=lambda: wall_ms() - 60_000)  # before the orders
-    with _stream_over(folder / "data") as (port, _):
+    """Paced orders, each from the moment it is due to each client; ours are durable before they are sent."""
+    if native.compiler() is None or not nchan_installed():
+        figures.skip("paced orders / nchan and an insert", f"no compiler, or {INSTALL}")
+        return
+    number = itertools.count()
+    for rate in arguments.rates:
+        orders = round(rate * arguments.paced_seconds)
+        rounds = alternate(
+            {
+                "this": partial(_appended, folder, number, rate, orders),
+                "nchan": partial(_nchan, rate, orders),
+                "insert": partial(_inserted, folder, number, rate, orders),
+            }
+        )
+        for name in ("this", "nchan", "insert"):
+            times = [one * 1000 for of_round in rounds.values(name, list) for one in of_round]
+            figures.add_times(f"{rate} orders/s to {_CLIENTS} clients: {name}", times)
+        figures.ratio(
+            f"{rate} orders/s to {_CLIENTS} clients, p99 ms of append -> client / nchan's + an insert's",
+            rounds,
+            "this",
+            ("nchan", "insert"),
+            value=lambda times: percentile(times, 0.99) * 1000,
+            at_most=1.5 if rate == 200 else None,
+        )
+
+
+def _appended(folder: Path, number: Iterator[int], rate: int, orders: int) -> list[float]:
+    data = folder / str(next(number))
+    with filled_log(data) as log, stream_over(data) as (port, _):
         sockets = [client(port, KEY) for _ in range(_CLIENTS)]
-        with on(LOAD):
-            appends, times = _appended(log, sockets, arguments.orders)
-        for one in sockets:
-            one.close()
-    log.close()
-    figures.add_times("the durable append of it", appends)
-    figures.add_times(f"order appended -> median of {_CLIENTS} clients, {_PER_SECOND} orders/s", times)
-    figures.target("order appended -> median client, p50 ms", statistics.median(times), at_most=3)
-    figures.target("order appended -> median client, p99 ms", percentile(times, 0.99), at_most=20)
+        return _paced(sockets, rate, orders, partial(_append, log))
 
 
-def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> tuple[list[float], list[float]]:
-    """Measures each durable append, and the time from its begin to the median client, in ms."""
-    selector = selectors.DefaultSelector()
+def _append(log: EventLogWriter, numbers: Sequence[int]) -> None:
+    changes = [written(number, comment=f"{_MARK}{number:08}") for number in numbers]
+    log.append(changes, time.time_ns() // 1_000_000)
+
+
+def _nchan(rate: int, orders: int) -> list[float]:
+    with Nchan() as nchan, nchan.publisher() as publisher:
+        sockets = [nchan.subscriber() for _ in range(_CLIENTS)]
+        body = message()
+
+        def publish(numbers: Sequence[int]) -> None:
+            marks = (f"{_MARK}{number:08}".encode() for number in numbers)
+            publisher.sendall(b"".join(post(body[: -len(mark)] + mark) for mark in marks))
+            left = len(numbers)
+            while left > 0:
+                left -= answers(publisher)
+
+        return _paced(sockets, rate, orders, publish)
+
+
+def _paced(sockets: list[socket.socket], rate: int, orders: int, publish: _Publish) -> list[float]:
+    """Publishes at this rate. Returns each order's time to each client."""
+    command = [*native.command("arrivals"), str(len(sockets)), str(orders), _MARK]
+    receiver = start(command, LOAD, sockets)
+    assert receiver.stdout is not None
+    receiver.stdout.readline()
+    began = time.monotonic() + 0.1
+    with on(LOAD):
+        done = 0
+        while done < orders:
+            time.sleep(max(0.0, began + done / rate - time.monotonic()))
+            due = min(orders, int((time.monotonic() - began) * rate) + 1)  # more than one if a call took long
+            publish(range(done, due))
+            done = due
+    out, _ = receiver.communicate(timeout=60)
     for one in sockets:
-        selector.register(one, selectors.EVENT_READ)
-    appends, times, due = [], [], time.monotonic()
-    for number in range(n):
-        due += 1 / _PER_SECOND
-        time.sleep(max(0.0, due - time.monotonic()))
-        change = written(10**6 + number)
-        began, arrived = time.monotonic(), dict.fromkeys(sockets, 0.0)
-        log.append([change], time.time_ns() // 1_000_000)
-        appends.append((time.monotonic() - began) * 1000)
-        uuid = change.position.orders[-1].order_uuid.encode()
-        waiting = set(sockets)
-        while waiting:
-            for key, _ in selector.select():
-                one: socket.socket = key.fileobj  # type: ignore[assignment]
-                arrived[one] = time.monotonic()
-                if uuid in one.recv(1 << 16):
-                    waiting.discard(one)
-        times.append((statistics.median(arrived.values()) - began) * 1000)
-    return appends, times
+        one.close()
+    return [float(line) - began - place // len(sockets) / rate for place, line in enumerate(out.split())]
 
 
-def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """Measures the replay of all orders to one client, 1 KB each."""
-    orders, data = arguments.replayed, folder / "data"
-    with filled_log(data) as log:
-        after, now = log.head().sequence, time.time_ns() // 1_000_000
-        for at in range(0, orders, 1000):
-            log.append([written(n) for n in range(at, min(at + 1000, orders - 1))], now)
-        log.append([written(orders, comment=END)], now)
-        epoch = log.epoch
-    with _stream_over(data) as (port, pid):
-        rates, costs = [], []
-        for _ in range(3):
-            one = logged_in(port, KEY, last_sequence=after, epoch=epoch, version=2)
-            receiver = sink([one])
-            began, cpu = time.monotonic(), cpu_seconds(pid)
-            subscribe(one)
-            ended, size = finished(receiver)
-            rates.append(orders / (ended - began))
-            costs.append((cpu_seconds(pid) - cpu) / orders)
-            one.close()
-    figures.add(
-        f"replay of {orders} orders to one client",
-        per_s=round(max(rates)),
-        us_cpu=round(min(costs) * 1e6, 2),
-        MB=round(size / 1e6),
-    )
-    figures.target("replay to one client, messages/s", max(rates), at_least=100_000)
+def _inserted(folder: Path, number: Iterator[int], rate: int, orders: int) -> list[float]:
+    """Measures inserts of the message, each synced to disk, at the same pace."""
+    db = sqlite3.connect(folder / f"{next(number)}.sqlite3", isolation_level=None)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 2000"):
+        db.execute(f"PRAGMA {pragma}")
+    db.execute("CREATE TABLE events (sequence INTEGER PRIMARY KEY, content BLOB NOT NULL)")
+    times, body, due = [], message(), time.monotonic()
+    with on(LOAD):
+        for sequence in range(orders):
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            began = time.monotonic()
+            db.execute("INSERT INTO events VALUES (?, ?)", (sequence, body))
+            times.append(time.monotonic() - began)
+    db.close()
+    return times
 
 
 def wire(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:

@@ -1,13 +1,14 @@
 """Fan-out of the same kilobyte to every client, compared with alternatives.
 
-Each contestant sends from one core to the same sink on the other. Rounds alternate and the best round of each
-counts, since disturbances only slow a contestant down.
+Each contestant sends from one core to the same sink on the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,86 +19,112 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import native
+from benchmarks.contest import alternate
 from benchmarks.figures import Figures
-from benchmarks.machine import LOAD, SERVER, cpu_seconds, start
+from benchmarks.machine import LOAD, SERVER, cpu_seconds, on, start
 from benchmarks.orders import END, client, filled_log, message, written
-from benchmarks.peers import Nchan, nchan_installed
+from benchmarks.peers import INSTALL, Nchan, nchan_installed
 from benchmarks.stream_process import KEY
 from ptn_api.event_log.contract import EventLogWriter, PositionWritten
 
-__all__ = ["Round", "run", "run_processes", "sink", "stream_round"]
+__all__ = [
+    "PYTHON",
+    "Round",
+    "finished",
+    "plain",
+    "run",
+    "run_processes",
+    "run_published",
+    "sink",
+    "stream_round",
+]
 
-ROUNDS = 3
-_PYTHON = sys.executable
+PYTHON = sys.executable
+APPENDED_AT_ONCE = 250
+"""Orders that arrive during an append go into the next; this many fill about 20 ms."""
 
 
 class Round(NamedTuple):
-    """One round of a contestant: messages x clients, seconds until the last arrived, CPU seconds."""
+    """One round of a contestant: messages x clients, seconds until the last arrived, CPU seconds, bytes."""
 
     deliveries: int
     seconds: float
     cpu: float
+    size: int = 0
 
     @property
     def rate(self) -> float:
         return self.deliveries / self.seconds
 
+    @property
+    def us_cpu(self) -> float:
+        return self.cpu / self.deliveries * 1e6
+
 
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    clients, messages = arguments.clients, arguments.messages
+    """One order at a time: the CPU time of a delivery, compared with loops that only send."""
+    del folder
+    clients, messages, size = arguments.clients, arguments.messages, len(message()) + 4
     contestants: dict[str, Callable[[], Round]] = {
-        "plain send() loop, C": lambda: _plain(clients, messages, in_c=True),
-        "plain send() loop, Python": lambda: _plain(clients, messages, in_c=False),
-        "this stream": lambda: stream_round(clients, messages),
-        "nchan": lambda: _nchan(clients, messages),
-        "await send() client by client": lambda: _awaiting(clients, messages // 4),
+        "this": lambda: stream_round(clients, messages),
+        "C loop": lambda: plain(clients, messages, size),
+        "Python loop": lambda: plain(clients, messages, size, in_c=False),
     }
     if native.compiler() is None:
-        del contestants["plain send() loop, C"]
-        figures.skip("plain send() loop in C", "no compiler")
+        del contestants["C loop"]
+        figures.skip("fan-out one by one / a loop of send() in C", "no compiler")
+    rounds = alternate(contestants)
+    figures.add(
+        f"fan-out, {clients} clients, 1 KB, one by one",
+        per_s=round(statistics.median(rounds.values("this", lambda one: one.rate))),
+    )
+    for name, at_most in (("C loop", 1.35), ("Python loop", None)):
+        if name in contestants:
+            figures.ratio(
+                f"fan-out one by one, us of CPU per delivery / {name}",
+                rounds,
+                "this",
+                name,
+                value=lambda one: one.us_cpu,
+                at_most=at_most,
+            )
+
+
+def run_published(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    """As many orders as possible, until the last client has all: nchan's publisher pipelines its requests."""
+    clients, orders = arguments.clients, arguments.published
     if not nchan_installed():
-        del contestants["nchan"]
-        figures.skip("nchan", "apt-get install nginx libnginx-mod-nchan")
-    rounds: dict[str, list[Round]] = {name: [] for name in contestants}
-    for _ in range(ROUNDS):
-        for name, contestant in contestants.items():
-            rounds[name].append(contestant())
-    best = {name: max(them, key=lambda one: one.rate) for name, them in rounds.items()}
-    cpu = {name: min(one.cpu / one.deliveries for one in them) * 1e6 for name, them in rounds.items()}
-    for name, one in best.items():
-        figures.add(
-            f"fan-out, {clients} clients, 1 KB, one by one: {name}",
-            per_s=round(one.rate),
-            us_cpu=round(cpu[name], 2),
-        )
-    ours = best["this stream"].rate
-    for name, wanted in (
-        ("plain send() loop, C", 0.85),
-        ("plain send() loop, Python", 0.85),
-        ("nchan", 1.0),
-        ("await send() client by client", 5.0),
-    ):
-        if name in best:
-            figures.target(f"fan-out one by one / {name}", ours / best[name].rate, at_least=wanted)
-    _burst(folder, arguments, figures)
+        figures.skip("orders as fast as possible / nchan", INSTALL)
+        return
+    changes = [written(n) for n in range(orders - 1)] + [_last(orders)]
+    number = itertools.count()
+    rounds = alternate(
+        {
+            "this": lambda: _appended(folder / str(next(number)), clients, changes),
+            "nchan": lambda: _nchan(clients, orders),
+        }
+    )
+    what = f"{orders} orders as fast as possible to {clients} clients"
+    figures.ratio(
+        f"{what}, deliveries/s / nchan", rounds, "this", "nchan", value=lambda one: one.rate, at_least=5
+    )
+    figures.ratio(
+        f"{what}, us of CPU per delivery / nchan", rounds, "this", "nchan", value=lambda one: one.us_cpu
+    )
 
 
 def run_processes(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     """The same fan-out by one and by two processes of the stream, which share all cores with the sink."""
     del folder
     clients, messages = arguments.clients, arguments.messages
-    rounds: dict[int, list[Round]] = {1: [], 2: []}
-    for _ in range(ROUNDS):
-        for processes, done in rounds.items():
-            done.append(stream_round(clients, messages, processes=processes))
-    best = {processes: max(done, key=lambda one: one.rate) for processes, done in rounds.items()}
-    for processes, one in best.items():
-        figures.add(
-            f"fan-out, {clients} clients, 1 KB, one by one, processes: {processes}",
-            per_s=round(one.rate),
-            us_cpu=round(one.cpu / one.deliveries * 1e6, 2),
-        )
-    figures.target("fan-out by two processes / by one", best[2].rate / best[1].rate, at_least=1.3)
+    rounds = alternate(
+        {
+            "two": lambda: stream_round(clients, messages, processes=2),
+            "one": lambda: stream_round(clients, messages, processes=1),
+        }
+    )
+    what = f"fan-out, {clients} clients, 1 KB, one by one, deliveries/s: two processes / one"
+    figures.ratio(what, rounds, "two", "one", value=lambda one: one.rate, at_least=1.3)
 
 
 # --- the receiving end ------------------------------------------------------------------------------------
@@ -126,8 +153,8 @@ def _closed(sockets: Sequence[socket.socket]) -> None:
 # --- contestants ------------------------------------------------------------------------------------------
 
 
-def _plain(clients: int, messages: int, *, in_c: bool) -> Round:
-    size = len(message()) + 4
+def plain(clients: int, messages: int, size: int, *, in_c: bool = True) -> Round:
+    """Sends `messages` times as many bytes to every client in turn."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         here, there = [], []
         for _ in range(clients):
@@ -158,7 +185,7 @@ def stream_round(
     with tempfile.TemporaryDirectory(prefix="ptn-bench-") as folder:
         data = Path(folder) / "data"
         with log(data) as writer:
-            command = [_PYTHON, "-m", "benchmarks.stream_process", str(data), "one"]
+            command = [PYTHON, "-m", "benchmarks.stream_process", str(data), "one"]
             servers = [start(command, cores) for _ in range(processes or 1)]
             ports = [int(_line(server)) for server in servers]
             sockets = [client(ports[number % len(ports)], KEY) for number in range(clients)]
@@ -194,66 +221,30 @@ def _nchan(clients: int, messages: int) -> Round:
     with Nchan() as nchan:
         sockets = [nchan.subscriber() for _ in range(clients)]
         receiver = sink(sockets)
-        cpu, began = nchan.cpu(), time.monotonic()
         body = message()
-        nchan.publish(body for _ in range(messages - 1))
-        nchan.publish([body[: -len(END)] + END.encode()])
-        ended, _ = finished(receiver)
+        last = body[: -len(END)] + END.encode()
+        cpu, began = nchan.cpu(), time.monotonic()
+        nchan.publish([*[body] * (messages - 1), last])
+        ended, size = finished(receiver)
+        cpu = nchan.cpu() - cpu
         _closed(sockets)
-        return Round(clients * messages, ended - began, nchan.cpu() - cpu)
+    assert size >= clients * messages * len(body), "nchan has left out messages"
+    return Round(clients * messages, ended - began, cpu, size)
 
 
-def _awaiting(clients: int, messages: int) -> Round:
-    server = start([_PYTHON, "-m", "benchmarks.awaiting", str(clients), str(messages)], SERVER)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    port = int(server.stdout.readline())
-    sockets = [client(port, KEY) for _ in range(clients)]
-    receiver = sink(sockets)
-    began, cpu = time.monotonic(), cpu_seconds(server.pid)
-    server.stdin.write("\n")
-    server.stdin.flush()
-    ended, _ = finished(receiver)
-    cpu = cpu_seconds(server.pid) - cpu
-    _closed(sockets)
-    server.kill()
-    server.communicate()
-    return Round(clients * messages, ended - began, cpu)
-
-
-# --- bursts -----------------------------------------------------------------------------------------------
-
-
-def _burst(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """Measures a burst at the log's own speed, from the first append to the last client's last message."""
-    orders, clients = arguments.burst, arguments.clients
-    changes = [written(n) for n in range(orders - 1)] + [_last(orders)]
-    rounds = []
-    for number in range(ROUNDS):
-        data = folder / f"burst-{number}"
-        with filled_log(data) as log:
-            server = start([_PYTHON, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
-            assert server.stdout is not None
-            sockets = [client(int(server.stdout.readline()), KEY) for _ in range(1)]
-            port = sockets[0].getpeername()[1]
-            sockets += [client(port, KEY) for _ in range(clients - 1)]
-            receiver = sink(sockets)
-            began, cpu = time.monotonic(), cpu_seconds(server.pid)
-            for at in range(0, orders, 250):  # orders that arrive during an append go into the next
-                log.append(changes[at : at + 250], time.time_ns() // 1_000_000)
-            appended = time.monotonic()
-            ended, size = finished(receiver)
-            cpu = cpu_seconds(server.pid) - cpu
-            _closed(sockets)
-            server.communicate()
-        rounds.append(Round(clients * orders, ended - began, cpu))
-        took = round((appended - began) * 1000)
-    best = max(rounds, key=lambda one: one.rate)
-    figures.add(
-        f"fan-out, {clients} clients, burst of {orders} orders",
-        per_s=round(best.rate),
-        us_cpu=round(best.cpu / best.deliveries * 1e6, 2),
-        MB_per_s=round(size / best.seconds / 1e6),
-        appended_ms=took,
-    )
-    figures.target("fan-out in bursts, deliveries/s", best.rate, at_least=1_000_000)
+def _appended(data: Path, clients: int, changes: Sequence[PositionWritten]) -> Round:
+    """Measures from the first append to the last client's last message."""
+    with filled_log(data) as log:
+        server = start([PYTHON, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
+        port = int(_line(server))
+        sockets = [client(port, KEY) for _ in range(clients)]
+        receiver = sink(sockets)
+        cpu, began = cpu_seconds(server.pid), time.monotonic()
+        with on(LOAD):
+            for at in range(0, len(changes), APPENDED_AT_ONCE):
+                log.append(changes[at : at + APPENDED_AT_ONCE], time.time_ns() // 1_000_000)
+        ended, size = finished(receiver)
+        cpu = cpu_seconds(server.pid) - cpu
+        _closed(sockets)
+        server.communicate()
+    return Round(clients * len(changes), ended - began, cpu, size)

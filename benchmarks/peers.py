@@ -7,15 +7,26 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from benchmarks.machine import SERVER, cpu_seconds, installed, start
 
-__all__ = ["INSTALL", "INSTALL_PYTHON", "PYTHON_SERVERS", "Nchan", "Nginx", "PythonServer", "nchan_installed"]
+__all__ = [
+    "INSTALL",
+    "INSTALL_PYTHON",
+    "PYTHON_SERVERS",
+    "Nchan",
+    "Nginx",
+    "PythonServer",
+    "answers",
+    "nchan_installed",
+    "post",
+]
 
 INSTALL = "apt-get install nginx libnginx-mod-nchan wrk"
 INSTALL_PYTHON = "pip install '.[bench]'"
@@ -124,20 +135,18 @@ class Nchan(Nginx):
         assert b" 101 " in answer, answer
         return one
 
-    def publish(self, messages: Iterable[bytes]) -> None:
-        """Publishes messages one after the other."""
-        with socket.create_connection(("127.0.0.1", self.port)) as one:
-            on_their_way = 0
-            for body in messages:
-                one.sendall(
-                    b"POST /pub HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                    b"Content-Length: %d\r\n\r\n" % len(body) + body
-                )
-                on_their_way += 1
-                if on_their_way == 2:
-                    on_their_way -= _answers(one)
-            while on_their_way > 0:
-                on_their_way -= _answers(one)
+    def publish(self, messages: Sequence[bytes]) -> None:
+        """Publishes messages on one connection, without waiting for an answer before the next."""
+        with self.publisher() as one:
+            sender = threading.Thread(target=one.sendall, args=(b"".join(map(post, messages)),))
+            sender.start()
+            left = len(messages)
+            while left > 0:
+                left -= answers(one)
+            sender.join()
+
+    def publisher(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port))
 
 
 PYTHON_SERVERS = {
@@ -201,7 +210,16 @@ def _wait(port: int, log: Path) -> None:
     raise RuntimeError(f"the server does not start: {log.read_text()}")
 
 
-def _answers(one: socket.socket) -> int:
+def post(body: bytes) -> bytes:
+    """Returns the request that publishes a message."""
+    return (
+        b"POST /pub HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body) + body
+    )
+
+
+def answers(one: socket.socket) -> int:
+    """Reads answers to `post`, and returns how many there were."""
     data = one.recv(1 << 16)
     assert data, "nchan closed the publisher's connection"
     return data.count(b"HTTP/1.1 20")

@@ -66,7 +66,7 @@ HOMES = {
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
     "httpx": ("client/", "cli/doctor.py", "notify/webhook.py"),
-    "isal": ("http/", "stream/framing.py"),
+    "isal": ("event_log/damage.py", "http/", "stream/framing.py"),
     "nats": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),

@@ -10,10 +10,10 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import msgspec
 import structlog
+from isal.isal_zlib import crc32
 
 __all__ = [
     "CHECKED_COLUMNS",
@@ -64,9 +64,9 @@ def row_checksum(*values: int | float | str | bytes | None) -> int:
     return crc32(_encode(values))
 
 
-def intact(row: tuple[Any, ...]) -> bool:
-    """Returns whether a row's last column is the checksum of the others."""
-    return bool(crc32(_encode(row[:-1])) == row[-1])
+def intact(row: tuple[Any, ...], *, first: int = 0) -> bool:
+    """Returns whether a row's last column is the checksum of the others, from the `first` on."""
+    return bool(crc32(_encode(row[first:-1])) == row[-1])
 
 
 class Damage(NamedTuple):

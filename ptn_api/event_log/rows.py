@@ -420,7 +420,7 @@ def events_after(
         for sequence in range(after + 1, last + 1):
             if sequence not in rows:
                 damaged.add("events", sequence)
-    lists = _lists_of_events(db, after + 1, last) if orders and rows else {}
+    lists = _lists_of_events(db, list(rows.values())) if orders and rows else {}
     events = []
     for row in rows.values():
         of_position = lists.get(row[3]) if orders else _NO_LIST
@@ -472,35 +472,42 @@ class _EventLists(NamedTuple):
 _NO_LIST = _EventLists({}, (), {})
 _POSITIONS_OF_EVENTS = "SELECT DISTINCT position FROM events WHERE sequence BETWEEN ? AND ?"
 _ORDERS_OF_EVENTS = (  # CROSS keeps SQLite from starting at `orders` and scanning all of it
-    f"SELECT {ORDER_COLUMNS} FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
-    " ON id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY id"
+    f"SELECT position, n_orders, orders.{ORDER_COLUMNS.replace(', ', ', orders.')}"  # noqa: S608 - constants
+    f" FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN positions ON positions.id = position"
+    " LEFT JOIN orders ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1"
 )
 _REMOVED_OF_EVENTS = (
     "SELECT position, uuid, before, removed_ms, crc FROM removed_orders"  # noqa: S608 - a constant
     f" WHERE position IN ({_POSITIONS_OF_EVENTS})"
 )
-_COUNTS_OF_EVENTS = f"SELECT id, n_orders FROM positions WHERE id IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
 
 
-def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int, _EventLists | None]:
-    """The lists of the positions with events from `first` to `last`, by position id: three queries in total.
-
-    None: the list is damaged.
-    """
-    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in db.execute(_ORDERS_OF_EVENTS, (first, last)):
-        found[row[0] >> 32].append(row)
+def _lists_of_events(
+    db: sqlite3.Connection, events: Sequence[tuple[Any, ...]]
+) -> dict[int, _EventLists | None]:
+    """The lists of the positions of these events, by position id. None, or no entry: the list is damaged."""
+    span = (events[0][0], events[-1][0])
     lists: dict[int, _EventLists | None] = {}
-    for position_id, n_orders in db.execute(_COUNTS_OF_EVENTS, (first, last)):
-        rows = found.pop(position_id, [])
-        lists[position_id] = None
-        if len(rows) == n_orders and all(map(intact, rows)):
-            indexes: dict[str, int] = {}
-            for index, row in enumerate(rows):
-                indexes.setdefault(row[1], index)
-            lists[position_id] = _EventLists(indexes, [row[3] for row in rows], {})
-    lists.update(dict.fromkeys(found))
-    for row in db.execute(_REMOVED_OF_EVENTS, (first, last)):
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in db.execute(_ORDERS_OF_EVENTS, span):
+        found[row[0]].append(row)
+    for position_id, rows in found.items():
+        rows.sort()  # by the orders' ids, as they nearly always come; SQLite would copy their texts to sort
+        n_orders = rows[0][1]
+        if rows[0][2] is None:  # the position has none
+            rows = []
+        indexes: dict[str, int] = {}
+        for index, row in enumerate(rows):
+            if not intact(row, first=2):
+                break
+            indexes.setdefault(row[3], index)
+        else:
+            if len(rows) == n_orders:
+                lists[position_id] = _EventLists(indexes, [row[5] for row in rows], {})
+    needed = ((lists.get(event[3]), event[7]) for event in events)
+    if all(of_position is None or uuid in of_position.indexes for of_position, uuid in needed):
+        return lists  # nearly always
+    for row in db.execute(_REMOVED_OF_EVENTS, span):
         of_position = lists.get(row[0])
         if of_position is not None and intact(row):
             of_position.removed[row[1]] = row[2]

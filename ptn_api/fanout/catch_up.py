@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import structlog
 
@@ -16,19 +17,64 @@ from ptn_api.event_log.contract import EventLog, RemovedPosition
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.fanout.connection import CatchUpProgress, Connection
 from ptn_api.fanout.counters import StreamCounters
-from ptn_api.fanout.encoding import MessageEncoder, UpdateEncoder
+from ptn_api.fanout.encoding import MessageEncoder, UpdateEncoder, join_frames
 from ptn_api.fanout.log_tail import RETRY_MS, LogTail
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN
 from ptn_api.wire.server_session import State
 
-__all__ = ["CatchUps"]
+__all__ = ["KEPT_BYTES", "CatchUps", "KeptParts", "Part"]
 
 PART_BYTES = 128 * 1024
 """The size a part aims at, so that it delays live orders by a few ms at most."""
 MAX_PART_EVENTS = 128
 PART_POSITIONS = 25
+KEPT_BYTES = 16 * 1024 * 1024
+"""The size of the parts that are kept for other connections: more than 10,000 orders of 1 KB."""
+_LEAST_PART_BYTES = 4 * 1024
+"""What a part is counted as besides its bytes: a filter may leave it none."""
 
 logger = structlog.get_logger()
+
+
+class Part(NamedTuple):
+    """Consecutive orders as they are written."""
+
+    writes: tuple[bytes, ...]
+    messages: int
+    message_bytes: int
+    revision: int
+    """A revision up to which every change was taken into account."""
+
+    @property
+    def size(self) -> int:
+        return _LEAST_PART_BYTES + sum(map(len, self.writes))
+
+
+class KeptParts:
+    """The parts sent last, up to `KEPT_BYTES`: clients that reconnect at once need the same ones."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[Hashable, Part] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, key: Hashable, as_of: int) -> Part | None:
+        """Returns the part as it was at that revision or later."""
+        part = self._parts.get(key)
+        if part is None or part.revision < as_of:
+            return None
+        self._parts.move_to_end(key)
+        return part
+
+    def keep(self, key: Hashable, part: Part) -> None:
+        replaced = self._parts.pop(key, None)
+        self._parts[key] = part
+        self._bytes += part.size - (0 if replaced is None else replaced.size)
+        while self._bytes > KEPT_BYTES:
+            self._bytes -= self._parts.popitem(last=False)[1].size
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self._bytes = 0
 
 
 class CatchUps:
@@ -61,6 +107,7 @@ class CatchUps:
         self._queue: deque[Connection] = deque()
         self._queued: set[Connection] = set()
         self._work = asyncio.Event()
+        self._kept = KeptParts()
 
     def add(self, connection: Connection) -> None:
         """Starts or continues a catch-up; a connection that misses nothing joins the live ones at once."""
@@ -85,6 +132,10 @@ class CatchUps:
                 self._serve(connection)
                 await asyncio.sleep(0)
             self._work.clear()
+
+    def forget_parts(self) -> None:
+        """Frees the memory of parts that were kept for further connections."""
+        self._kept.clear()
 
     def close_stalled(self, connection: Connection, now_ms: int) -> None:
         """Closes a connection whose client has stopped reading: its catch-up would wait forever."""
@@ -142,18 +193,31 @@ class CatchUps:
         if not progress.replaying:
             progress.replaying = True
             self._counters.replays += 1
-        subscription = connection.subscription
-        limit = min(progress.part_events, self._tail.sequence - progress.cursor)
-        events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
-        progress.cursor += limit  # not the last event's: damaged ones are left out
-        encoder, replay_until = MessageEncoder(events), progress.replay_until
-        messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
+        if progress.as_of is None:
+            progress.as_of = self._event_log.head().revision
+        replay = progress.cursor < progress.replay_until
+        until = min(self._tail.sequence, progress.replay_until) if replay else self._tail.sequence
+        # Parts end at multiples of their size, wherever a client began: others then need the same ones.
+        limit = min(progress.part_events - progress.cursor % progress.part_events, until - progress.cursor)
         revision = self._tail.revision if progress.since_revision is None else progress.since_revision
-        self._send(connection, connection.framing.orders(messages, revision, {}), len(messages))
-        size = sum(len(message) for _, message in messages)
-        if size > 2 * PART_BYTES:
+        subscription, variant = connection.subscription, connection.framing.variant(revision)
+        key = (progress.cursor, limit, replay, subscription, variant)
+        part = self._kept.find(key, progress.as_of)
+        if part is None:
+            events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
+            encoder, replay_until = MessageEncoder(events), progress.replay_until
+            messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
+            writes = tuple(join_frames(connection.framing.orders(messages, revision, None)))
+            size = sum(len(message) for _, message in messages)
+            part = Part(writes, len(messages), size, self._tail.revision)
+            ageing = subscription.late_window_ms is not None and any(event.late for event in events)
+            if len(events) == limit and not ageing:  # a damaged event may be repaired
+                self._kept.keep(key, part)
+        progress.cursor += limit  # not the last event's: damaged ones are left out
+        self._send(connection, part.writes, part.messages)
+        if part.message_bytes > 2 * PART_BYTES:
             progress.part_events = max(1, progress.part_events // 2)
-        elif size < PART_BYTES // 2:
+        elif part.message_bytes < PART_BYTES // 2:
             progress.part_events = min(MAX_PART_EVENTS, progress.part_events * 2)
 
     def _send_changes(self, connection: Connection, progress: CatchUpProgress) -> None:
@@ -183,9 +247,9 @@ class CatchUps:
             self._tail.step()
         changes = encoder.matching(subscription, updates, removed if last_part else ())
         revisions = (progress.since_revision, complete)
-        self._send(connection, connection.framing.changes(changes, progress.cursor, revisions, {}), 0)
+        self._send(connection, connection.framing.changes(changes, progress.cursor, revisions, None), 0)
 
-    def _send(self, connection: Connection, frames: list[bytes], messages: int) -> None:
+    def _send(self, connection: Connection, frames: Sequence[bytes], messages: int) -> None:
         connection.send_missed(frames, messages)
         self._counters.deliveries += messages
         self._counters.sent_bytes += sum(map(len, frames))

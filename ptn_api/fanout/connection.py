@@ -155,7 +155,9 @@ class CatchUpProgress(msgspec.Struct, kw_only=True):
     since_revision: int | None
     revision: int
     part_events: int = 16
-    """The most orders that the next part may hold."""
+    """The most orders that the next part may hold: a power of two."""
+    as_of: int | None = None
+    """The log's revision when the first part was sent: no part may lack an earlier change."""
     replaying: bool = False
     """Whether there was anything to replay."""
     failing_since: int | None = None

@@ -31,8 +31,11 @@ Message = tuple[int, bytes]
 """An order's sequence, and its message."""
 Change = tuple[Literal["position", "removed"], bytes]
 """The kind of a frame about positions, and the frame."""
-Shared = dict[Hashable, bytes]
-"""Frames that a framing keeps during one send, so that groups with equal messages share one bytes object."""
+Shared = dict[Hashable, bytes] | None
+"""Frames that a framing keeps during one send, so that groups with equal messages share one bytes object.
+
+None if there is only one group: finding a frame takes a hash of its bytes.
+"""
 
 
 class Framing(Protocol):
@@ -43,6 +46,10 @@ class Framing(Protocol):
 
     def orders(self, messages: Sequence[Message], revision: int, shared: Shared) -> list[bytes]:
         """Returns frames with these orders, which were sent after everything up to `revision`."""
+        ...
+
+    def variant(self, revision: int) -> Hashable:
+        """Returns what the frames of orders depend on, besides the orders."""
         ...
 
     def changes(
@@ -80,10 +87,11 @@ class MessageEncoder:
     def matching(self, subscription: Subscription, now_ms: int, *, replay_until: int = 0) -> list[Message]:
         """Returns the messages for a subscription; those up to `replay_until` are marked as replayed."""
         messages = []
+        filtered = subscription.filtered
         for event in self._events:
-            if not subscription.matches(event.miner_hotkey, event.trade_pair):
+            if filtered and not subscription.matches(event.miner_hotkey, event.trade_pair):
                 continue
-            if subscription.is_too_old(event, now_ms):
+            if event.late and subscription.is_too_old(event, now_ms):
                 continue
             late = event.late and subscription.version == 2
             replay = event.sequence <= replay_until

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -57,6 +57,9 @@ class EventFraming(NamedTuple):
     def orders(self, messages: Sequence[Message], revision: int, shared: Shared) -> list[bytes]:
         return [self._shared("order", message, sequence, revision, shared) for sequence, message in messages]
 
+    def variant(self, revision: int) -> Hashable:
+        return self, revision
+
     def changes(
         self, changes: Sequence[Change], sequence: int, revisions: tuple[int, int], shared: Shared
     ) -> list[bytes]:
@@ -77,6 +80,8 @@ class EventFraming(NamedTuple):
         return b""
 
     def _shared(self, name: str, data: bytes, sequence: int, revision: int, shared: Shared) -> bytes:
+        if shared is None:
+            return self._event(name, data, sequence, revision)
         key = (data, sequence, revision)
         event = shared.get(key)
         if event is None:

@@ -152,7 +152,7 @@ class SubscriberGroups:
     def send_orders(self, events: Sequence[Event], revision: int) -> None:
         """Sends the orders to every group whose subscription matches, after all changes up to `revision`."""
         encoder, now = MessageEncoder(events), self._clock()
-        shared: Shared = {}
+        shared: Shared = {} if len(self._groups) > 1 else None
         for variant, group in self._groups.items():
             messages = encoder.matching(variant.subscription, now)
             self._send(group, variant.framing.orders(messages, revision, shared), len(messages))
@@ -172,7 +172,7 @@ class SubscriberGroups:
         revision: int,
     ) -> None:
         """Sends position changes and removals up to `revision` to the subscriptions with `updates`."""
-        shared: Shared = {}
+        shared: Shared = {} if len(self._groups) > 1 else None
         for variant, group in self._groups.items():
             subscription = variant.subscription
             if not subscription.updates:

@@ -296,6 +296,8 @@ class Hub:
             self._record_usage(connection)
             self._catch_ups.close_stalled(connection, now)
             socket.abort_if_closing()
+        if all(connection.progress is None for connection in self._connections):
+            self._catch_ups.forget_parts()
 
 
 async def _every(period_ms: int, call: Callable[[], None]) -> None:

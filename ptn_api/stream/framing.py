@@ -8,7 +8,7 @@ its history.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -54,6 +54,9 @@ class SocketFraming(NamedTuple):
     def orders(self, messages: Sequence[Message], revision: int, shared: Shared) -> list[bytes]:
         return [self._frame(payload, shared) for payload in pack(message for _, message in messages)]
 
+    def variant(self, revision: int) -> Hashable:
+        return self
+
     def changes(
         self, changes: Sequence[Change], sequence: int, revisions: tuple[int, int], shared: Shared
     ) -> list[bytes]:
@@ -64,10 +67,11 @@ class SocketFraming(NamedTuple):
 
     def _frame(self, payload: bytes, shared: Shared) -> bytes:
         deflate = self.deflate and len(payload) >= COMPRESS_FROM_BYTES
-        encoded = shared.get((payload, deflate))
+        encoded = None if shared is None else shared.get((payload, deflate))
         if encoded is None:
             encoded = frame(compress(payload), compressed=True) if deflate else frame(payload)
-            shared[payload, deflate] = encoded
+            if shared is not None:
+                shared[payload, deflate] = encoded
         return encoded
 
 

@@ -83,7 +83,7 @@ async def test_a_burst_is_sent_in_batches_of_bounded_size() -> None:
         assert "sequence" in await client.receive()
 
 
-def _stuck_client(live: LiveStream, login: bytes) -> socket.socket:
+def stuck_client(live: LiveStream, login: bytes) -> socket.socket:
     """A client with a small window that logs in, subscribes and never reads again."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -105,7 +105,7 @@ async def test_a_client_that_stops_reading_delays_no_other_and_is_closed() -> No
         live.client() as client,
         live.client() as second,
     ):
-        with contextlib.closing(_stuck_client(live, b'{"api_key":"key-of-bob"}')):
+        with contextlib.closing(stuck_client(live, b'{"api_key":"key-of-bob"}')):
             for reader in (client, second):
                 await reader.login()
                 await reader.subscribe()
@@ -128,7 +128,7 @@ async def test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall() -> 
         for n in range(1, 201):
             live.append(written(position(n, [order(n)], note=note)))
         login = b'{"api_key":"key-of-bob","last_sequence":%d}' % start
-        with contextlib.closing(_stuck_client(live, login)):
+        with contextlib.closing(stuck_client(live, login)):
             await until(lambda: live.counters.replays == 1)
             await until(lambda: live.counters.slow_closes == 1)
             assert live.counters.sent_bytes < 2_000_000
@@ -147,7 +147,7 @@ async def test_slow_clients_of_several_users_are_a_problem() -> None:
         for user, problems in ((b"bob", None), (b"bob", None), (b"alice", ["clients_too_slow"])):
             before = live.counters.slow_closes
             login = b'{"api_key":"key-of-%b","last_sequence":%d}' % (user, start)
-            with contextlib.closing(_stuck_client(live, login)):
+            with contextlib.closing(stuck_client(live, login)):
                 await until(lambda n=before: live.counters.slow_closes == n + 1)  # type: ignore[misc]
             await watcher.send(type="ping", timestamp=1)
             while (await watcher.receive())["type"] != "pong":
