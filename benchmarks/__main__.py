@@ -51,7 +51,9 @@ BENCHMARKS = {
     "client": client.run,
     "rest": rest.run,
     "past": past.run,
-    "cold": cold.run,
+    "start-first": cold.run_first,
+    "start-filled": cold.run_filled,
+    "documents": cold.run_documents,
     "cost": cost.run,
     "idle": delivery.idle,
     "latency": latency.run,
@@ -101,10 +103,18 @@ def _parser() -> argparse.ArgumentParser:
         "--cost-miners",
         type=int,
         nargs="*",
-        default=[25, 250, 1_000],
+        default=[25, 1_000],
         help="numbers of miners at which an order's cost is measured",
     )
     add("--cost-positions", type=int, default=50, help="positions per miner for that")
+    add("--cost-orders", type=int, default=40, help="orders per round for that")
+    add("--start-rounds", type=int, default=5, help="starts of each kind")
+    add(
+        "--latency-rounds",
+        type=int,
+        default=5,
+        help="rounds of 10 rewrites of 500 positions, 4 orders in each",
+    )
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
     add("--only", choices=[*attacks.ATTACKS], nargs="+", help="of the attacks, run these")
