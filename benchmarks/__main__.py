@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--latency-rounds",
         type=int,
         default=5,
-        help="rounds of 10 rewrites of 500 positions, 4 orders in each",
+        help="rounds of 7 rewrites of 500 positions, 4 orders in each",
     )
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)

@@ -24,7 +24,7 @@ from tests.system.follower import Follower
 
 __all__ = ["run"]
 
-_BURSTS = 10
+_BURSTS = 7
 """Rewrites of all open positions per round."""
 _ORDERS = 4
 """Orders per rewrite: while the files are written, and while the server reads them."""
