@@ -29,7 +29,7 @@ __all__ = ["run"]
 
 _PAUSE_S = 0.05
 _IDLE_S = 5
-_IDLE_SHARE = 0.25
+_IDLE_SHARE = 0.1
 """Of a core. With more, the check of the log that follows a start is not over."""
 _PERIODS: dict[str, Any] = DEFAULT_PERIODS | dict.fromkeys(
     ("sweep_ms", "full_sweep_ms", "miner_files_ms"), 3_600_000
@@ -55,15 +55,19 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     fewest, most = min(arguments.cost_miners), max(arguments.cost_miners)
     with ExitStack() as stack:
         contestants: dict[str, Callable[[], Orders]] = {}
+        services: list[_Service] = []
         for miners in (fewest, most):
             size = argparse.Namespace(
                 **vars(arguments) | {"miners": miners, "positions": arguments.cost_positions}
             )
             service = stack.enter_context(_Service(folder / f"of-{miners}", size))
+            services.append(service)
             for whole in (False, True):
                 contestants[_name(miners, whole=whole)] = service.contestant(
                     arguments.cost_orders, whole=whole
                 )
+        for service in services:
+            service.settle()
         rounds = alternate(contestants)
     for whole in (False, True):
         many, few = _name(most, whole=whole), _name(fewest, whole=whole)
@@ -104,10 +108,13 @@ class _Service:
         self._pids = {name: process.pid for name, process in server.children().items()}
         for _ in range(3):  # warm the caches
             self._until_visible(whole=True)
+        return self
+
+    def settle(self) -> None:
+        """Waits until what follows a start is over, and measures what the processes take without orders."""
         self._idle = self._rest()
         while sum(self._idle.values()) > _IDLE_SHARE:
             self._idle = self._rest()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
