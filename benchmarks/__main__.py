@@ -63,7 +63,9 @@ BENCHMARKS = {
     "pollers-changing": pollers.run_changing,
     "memory": memory.run,
     "past": past.run,
-    "cold": cold.run,
+    "start-first": cold.run_first,
+    "start-filled": cold.run_filled,
+    "documents": cold.run_documents,
     "cost": cost.run,
     "idle": delivery.idle,
     "latency": latency.run,
@@ -134,10 +136,18 @@ def _parser() -> argparse.ArgumentParser:
         "--cost-miners",
         type=int,
         nargs="*",
-        default=[25, 250, 1_000],
+        default=[25, 1_000],
         help="numbers of miners at which an order's cost is measured",
     )
     add("--cost-positions", type=int, default=50, help="positions per miner for that")
+    add("--cost-orders", type=int, default=40, help="orders per round for that")
+    add("--start-rounds", type=int, default=5, help="starts of each kind")
+    add(
+        "--latency-rounds",
+        type=int,
+        default=5,
+        help="rounds of 7 rewrites of 500 positions, 4 orders in each",
+    )
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
     add("--minutes", type=float, default=3, help="memory: how long the load lasts; 60 shows slow growth")

@@ -38,7 +38,7 @@ class Rounds(Generic[Result]):
     """The results of each contestant, in order, and the share of the cores that each round could have."""
 
     def __init__(self, results: Mapping[str, Sequence[Result]], shares: Sequence[float]) -> None:
-        self._results = results
+        self.results = results
         self.shares = shares
 
     @property
@@ -46,7 +46,7 @@ class Rounds(Generic[Result]):
         return statistics.median(self.shares) >= MIN_SHARE
 
     def values(self, name: str, value: Callable[[Result], float]) -> list[float]:
-        return [value(one) for one in self._results[name]]
+        return [value(one) for one in self.results[name]]
 
     def ratio(self, ours: str, beside: str | Sequence[str], value: Callable[[Result], float]) -> Ratio:
         """Compares a contestant with another, or with the sum of several."""

@@ -1,114 +1,153 @@
-"""The CPU cost of an order at several numbers of miners, and its delay until the compressed document has it.
+"""The CPU cost of an order with few and with many miners, and its delay until the compressed document has it.
 
 Each order is a file renamed into place, for another miner each time. Then the miner's entry is polled until
 it has the order, or the tier 100 document by HEAD, which assembles and compresses it without sending 20 MB.
-The cost of an order depends on its miner only; a request for the document pays for joining it.
+The cost of an order should depend on its miner only; a request for the document pays for joining it.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 
-from benchmarks.figures import Figures, percentile
+from benchmarks.contest import alternate
+from benchmarks.figures import Figures
 from benchmarks.machine import cpu_seconds
-from benchmarks.server import DEFAULT_PERIODS, BenchValidator, Refreshes, prepared
+from benchmarks.server import DEFAULT_PERIODS, prepared
 from ptn_api.access import add_key
-from tests.system.api import Api, api
+from tests.system.api import api
 
 __all__ = ["run"]
 
+_PAUSE_S = 0.05
+_IDLE_S = 5
+_IDLE_SHARE = 0.1
+"""Of a core. With more, the check of the log that follows a start is not over."""
+_PERIODS: dict[str, Any] = DEFAULT_PERIODS | dict.fromkeys(
+    ("sweep_ms", "full_sweep_ms", "miner_files_ms"), 3_600_000
+)
+"""Sweeps cost something per minute, not per order, and in few of the rounds."""
 _HEADERS = {"Accept-Encoding": "gzip"}
 
 
+@dataclass
+class Orders:
+    """What some orders took: CPU ms of each process per order, and each order's delay in ms."""
+
+    cpu: dict[str, float]
+    delays: list[float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.cpu.values())
+
+
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    small = argparse.Namespace(**vars(arguments) | {"positions": arguments.cost_positions})
-    costs = {}
-    for miners in arguments.cost_miners:
-        small.miners = miners
-        costs[miners] = _measure(folder / f"of-{miners}", small, figures)
-    fewest, most = min(costs), max(costs)
-    if fewest != most:
-        title = f"CPU per order, {most} miners / {fewest} miners"
-        figures.target(title, costs[most] / costs[fewest], at_most=1.5)
-    _measure(folder / "full", arguments, figures, targets=True)
+    """Compares the least and the greatest number of miners. Both servers run, and are busy in turn."""
+    fewest, most = min(arguments.cost_miners), max(arguments.cost_miners)
+    with ExitStack() as stack:
+        contestants: dict[str, Callable[[], Orders]] = {}
+        services: list[_Service] = []
+        for miners in (fewest, most):
+            size = argparse.Namespace(
+                **vars(arguments) | {"miners": miners, "positions": arguments.cost_positions}
+            )
+            service = stack.enter_context(_Service(folder / f"of-{miners}", size))
+            services.append(service)
+            for whole in (False, True):
+                contestants[_name(miners, whole=whole)] = service.contestant(
+                    arguments.cost_orders, whole=whole
+                )
+        for service in services:
+            service.settle()
+        rounds = alternate(contestants)
+    for whole in (False, True):
+        many, few = _name(most, whole=whole), _name(fewest, whole=whole)
+        what = f"CPU ms per order, {many} / {few}"
+        figures.ratio(what, rounds, many, few, value=lambda orders: orders.total, at_most=1.25)
+        for name in (few, many):
+            for process in ("intake", "rest", "stream"):
+                spent = rounds.values(name, lambda orders: orders.cpu[process])  # noqa: B023
+                figures.add(f"  {process}, {name}", rounds=", ".join(f"{one:.2f}" for one in spent))
+    delays = [
+        delay for one in rounds.values(_name(most, whole=True), lambda orders: orders.delays) for delay in one
+    ]
+    figures.add_times(f"order -> in the compressed document ({most} x {arguments.cost_positions})", delays)
 
 
-def _measure(
-    folder: Path, arguments: argparse.Namespace, figures: Figures, *, targets: bool = False
-) -> float:
-    """Returns CPU ms per order, without refreshes."""
-    size = f"{arguments.miners} x {arguments.positions}"
-    folder.mkdir()
-    validator = prepared(folder, arguments)
-    key = add_key(folder / "api_keys.json", "bench", 100)
-    costs: list[float] = []
-    with api(folder / "data", validator_dir=validator.root, wait=False, **DEFAULT_PERIODS) as server:
-        server.wait_ready(300)
-        for refreshing in (False, True):
-            also = ", 500 positions refreshed a minute" if refreshing else ""
-            with ExitStack() as stack:
-                if refreshing:
-                    stack.enter_context(Refreshes(validator, every_s=60))
-                _, entry = _orders(server, key, validator, arguments.orders, whole=False)
-                visible, whole = _orders(server, key, validator, arguments.orders, whole=True)
-            figures.add_times(f"order -> in the compressed document{also} ({size})", visible)
-            _add(f"CPU ms per order{also} ({size})", entry, figures)
-            _add(f"CPU ms per order, the document asked for each time{also} ({size})", whole, figures)
-            costs.append(sum(entry.values()))
-            if targets:
-                figures.target(f"order -> visible{also}, p99 ms", percentile(visible, 0.99), at_most=50)
-                title = f"CPU per order, the document asked for each time{also}, ms"
-                figures.target(title, sum(whole.values()), at_most=10)
-    return costs[0]
+def _name(miners: int, *, whole: bool) -> str:
+    return f"{miners:,} miners" + (", document requested" if whole else "")
 
 
-def _add(what: str, costs: dict[str, float], figures: Figures) -> None:
-    rooms = {room: round(ms, 2) for room, ms in costs.items()}
-    figures.add(what, all=round(sum(costs.values()), 2), **rooms)
+class _Service:
+    """A server on a directory of this size, and the directory's validator."""
 
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        folder.mkdir()
+        self._stack = ExitStack()
+        self._validator = prepared(folder, arguments)
+        self._key = add_key(folder / "api_keys.json", "bench", 100)
+        self._folder = folder
 
-def _orders(
-    server: Api, key: str, validator: BenchValidator, n: int, *, whole: bool
-) -> tuple[list[float], dict[str, float]]:
-    """Returns the delay of each order in ms, and the additional CPU ms per order."""
-    pids = {room: process.pid for room, process in server.children().items()}
+    def __enter__(self) -> _Service:
+        server = self._stack.enter_context(
+            api(self._folder / "data", validator_dir=self._validator.root, **_PERIODS)
+        )
+        self._session = self._stack.enter_context(requests.Session())
+        self._session.headers.update(_HEADERS | {"Authorization": f"Bearer {self._key}"})
+        self._url = f"{server.rest}/miner-positions"
+        self._miners = itertools.cycle(self._session.get(f"{server.rest}/miner-hotkeys").json())
+        self._pids = {name: process.pid for name, process in server.children().items()}
+        for _ in range(3):  # warm the caches
+            self._until_visible(whole=True)
+        return self
 
-    def used() -> dict[str, float]:
-        return {room: cpu_seconds(pid) for room, pid in pids.items()}
+    def settle(self) -> None:
+        """Waits until what follows a start is over, and measures what the processes take without orders."""
+        self._idle = self._rest()
+        while sum(self._idle.values()) > _IDLE_SHARE:
+            self._idle = self._rest()
 
-    pause, session = threading.Event(), requests.Session()
-    session.headers.update(_HEADERS | {"Authorization": f"Bearer {key}"})
-    url = f"{server.rest}/miner-positions"
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def one_more() -> float:
-        miner = next(miners)
-        return _until_visible(session, url if whole else f"{url}/{miner}", validator, miner)
+    def _rest(self) -> dict[str, float]:
+        """Returns the CPU seconds per second of each process without orders."""
+        before = self._used()
+        time.sleep(_IDLE_S)
+        return {name: (now - before[name]) / _IDLE_S for name, now in self._used().items()}
 
-    miners = itertools.cycle(session.get(f"{server.rest}/miner-hotkeys").json())
-    for _ in range(3):  # warm the caches
-        one_more()
-    seconds = n * 0.05
-    resting = used()
-    pause.wait(seconds)
-    began, before, visible = time.monotonic(), used(), []
-    for _ in range(n):
-        visible.append(one_more())
-        pause.wait(0.05)
-    after, longer = used(), (time.monotonic() - began) / seconds
-    idle = {room: (before[room] - resting[room]) * longer for room in pids}
-    return visible, {room: (after[room] - before[room] - idle[room]) / n * 1000 for room in pids}
+    def contestant(self, orders: int, *, whole: bool) -> Callable[[], Orders]:
+        """Returns a function that places orders, and waits for each in the document or its entry."""
 
+        def placed() -> Orders:
+            began, before, delays = time.monotonic(), self._used(), []
+            for _ in range(orders):
+                delays.append(self._until_visible(whole=whole))
+                time.sleep(_PAUSE_S)
+            after, seconds = self._used(), time.monotonic() - began
+            spent = {name: after[name] - before[name] - self._idle[name] * seconds for name in self._pids}
+            return Orders({name: cpu / orders * 1000 for name, cpu in spent.items()}, delays)
 
-def _until_visible(session: requests.Session, url: str, validator: BenchValidator, miner: str) -> float:
-    sequence = int(session.head(url, timeout=30).headers["x-ptn-sequence"])
-    validator.place(miner=miner)
-    while int(session.head(url, timeout=30).headers["x-ptn-sequence"]) <= sequence:
-        time.sleep(0.002)
-    return (time.time_ns() - validator.moved_ns) / 1e6
+        return placed
+
+    def _used(self) -> dict[str, float]:
+        return {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def _until_visible(self, *, whole: bool) -> float:
+        """Places an order and returns after how many milliseconds it is visible."""
+        miner = next(self._miners)
+        url = self._url if whole else f"{self._url}/{miner}"
+        sequence = int(self._session.head(url, timeout=30).headers["x-ptn-sequence"])
+        self._validator.place(miner=miner)
+        while int(self._session.head(url, timeout=30).headers["x-ptn-sequence"]) <= sequence:
+            time.sleep(0.002)
+        return (time.time_ns() - self._validator.moved_ns) / 1e6

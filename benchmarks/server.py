@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import shutil
 import threading
 import time
@@ -22,7 +20,7 @@ from tests.system.api import SHORT_PERIODS, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
 
-__all__ = ["BenchValidator", "Refreshes", "build", "prepared", "running"]
+__all__ = ["BenchValidator", "build", "prepared", "running"]
 
 DEFAULT_PERIODS: dict[str, object] = {
     name: SETTINGS[name].default for name in SHORT_PERIODS if name.endswith("_ms")
@@ -96,32 +94,3 @@ def running(
         Follower(server.stream, key) as follower,
     ):
         yield server, validator, follower, key
-
-
-class Refreshes:
-    """A thread that rewrites open positions with new returns, evenly over each period."""
-
-    def __init__(self, validator: BenchValidator, *, every_s: float, positions: int = 500) -> None:
-        self.written = 0
-        self._validator = validator
-        self._pause_s = every_s / positions
-        self._files = list(validator.root.glob("validation/miners/*/positions/*/open/*"))[:positions]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Refreshes:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        for path in itertools.cycle(self._files):
-            if self._stop.wait(self._pause_s):
-                return
-            position = json.loads(path.read_text())
-            position["current_return"] *= 1.0001
-            self._validator.write(position)
-            self.written += 1

@@ -10,7 +10,14 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from ptn_api.event_log.announcements import AppendTime, Conflict, PendingEvents, event_bytes, new_orders
+from ptn_api.event_log.announcements import (
+    AppendTime,
+    Conflict,
+    NewOrders,
+    PendingEvents,
+    event_bytes,
+    new_orders,
+)
 from ptn_api.event_log.contract import Change, DocumentWritten, PositionRemoved, PositionWritten
 from ptn_api.event_log.documents import (
     PackedDocument,
@@ -57,8 +64,12 @@ class Skipped(NamedTuple):
     error: Exception
 
 
+ChangeToApply = tuple[Change, PackedDocument | None]
+"""A change; with a document whose chunks are already written. Other documents are packed here."""
+
+
 class Append:
-    """Changes applied one by one; `finish` gives their events sequences.
+    """Changes applied in their order; `finish` gives their events sequences.
 
     A change that the schema refuses is skipped, because a retry would fail as well and hold up all other
     changes.
@@ -76,22 +87,34 @@ class Append:
     def conflicts(self) -> list[Conflict]:
         return self._pending.conflicts
 
-    def apply(self, change: Change, packed: PackedDocument | None = None) -> None:
-        """`packed` is a document whose chunks are already written; other documents are packed here."""
-        revision = self._state.revision
-        self._db.execute("SAVEPOINT change")
-        try:
-            self._apply(change, packed)
-        except _FAULTS as error:
-            self._db.execute("ROLLBACK TO change")
-            self._state.revision = revision
-            self._skip(_identity(change), error)
-        self._db.execute("RELEASE change")
+    def apply(self, changes: Sequence[ChangeToApply]) -> None:
+        """Applies changes; one by one only if the schema refuses one of them.
 
-    def _apply(self, change: Change, packed: PackedDocument | None) -> None:
+        One savepoint for all of them: within each, SQLite copies every page before its first change.
+        """
+        revision = self._state.revision
+        refused: Exception | None = None
+        self._db.execute("SAVEPOINT changes")
+        try:
+            added = [self._apply(change, packed) for change, packed in changes]
+        except _FAULTS as error:
+            self._db.execute("ROLLBACK TO changes")
+            self._state.revision = revision
+            added, refused = [], error
+        self._db.execute("RELEASE changes")
+        for new in added:
+            if new is not None:
+                self._pending.add(new)
+        if refused is not None and len(changes) == 1:
+            self._skip(_identity(changes[0][0]), refused)
+        elif refused is not None:
+            for one in changes:
+                self.apply([one])
+
+    def _apply(self, change: Change, packed: PackedDocument | None) -> NewOrders | None:
         match change:
             case PositionWritten():
-                self._write_position(change)
+                return self._write_position(change)
             case PositionRemoved():
                 stored = find_position(self._db, change.miner_hotkey, change.position_uuid)
                 if stored is not None and not (stored.removed and stored.intact):
@@ -99,6 +122,7 @@ class Append:
                     put_tombstone(self._db, stored, *key, revision, self._time.now_ms)
             case DocumentWritten():
                 self._write_document(change, packed)
+        return None
 
     def finish(self) -> None:
         """Numbers and writes the events, and counts."""
@@ -125,7 +149,7 @@ class Append:
         self.skipped.append(Skipped(fields, error))
         self._state.skipped += 1
 
-    def _write_position(self, change: PositionWritten) -> None:
+    def _write_position(self, change: PositionWritten) -> NewOrders | None:
         position, text = change.position, change.text
         key = (position.miner_hotkey, position.position_uuid)
         stored = find_position(self._db, *key)
@@ -144,7 +168,7 @@ class Append:
                 self._db.execute(
                     "UPDATE positions SET fingerprint = ? WHERE id = ?", (change.fingerprint, stored.id)
                 )
-            return
+            return None
         revision = self._state.next_revision()
         uuids = [order.order_uuid for order in position.orders]
         returned = stored is not None and stored.removed
@@ -156,11 +180,12 @@ class Append:
             put_removed_orders(self._db, position_id, removed, self._time.now_ms)
         self._position_ids[key] = position_id
         changed = changed_at(orders, revision)
-        if changed:  # not in the common case, a refreshed return
-            seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})
-            new = new_orders(change, changed, seen, self._time, revision)
-            remember_orders(self._db, position.miner_hotkey, new.first)
-            self._pending.add(new)  # last: a refused change must not leave events behind
+        if not changed:  # the common case, a refreshed return
+            return None
+        seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})
+        new = new_orders(change, changed, seen, self._time, revision)
+        remember_orders(self._db, position.miner_hotkey, new.first)
+        return new
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         content = change.content

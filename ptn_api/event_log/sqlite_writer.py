@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +63,7 @@ from ptn_api.event_log.rows import (
     restore_names,
     restore_seen,
     seen_orders,
+    without_index_of_orders,
 )
 from ptn_api.event_log.schema import create_or_migrate
 from ptn_api.event_log.sqlite_reader import SqliteReader
@@ -75,6 +77,8 @@ T = TypeVar("T")
 _YIELD_S = 0.001
 """A pause between the chunks of a document: long enough for a waiting thread to take the lock."""
 _LARGE_WAL_BYTES = 64 << 20
+_BATCH = 256
+"""Changes of the baseline that are applied together."""
 
 
 class SqliteWriter(SqliteReader):
@@ -126,11 +130,12 @@ class SqliteWriter(SqliteReader):
         self._notifier = CommitNotifier(listener_folder(data_dir))
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
-        with self._transaction() as (db, state):
+        with self._transaction() as (db, state), without_index_of_orders(db):
             # `changes` may read files: the write lock is held throughout, but readers are not blocked.
             append = Append(db, state, self._append_time(now_ms))
-            for change in changes:
-                append.apply(change)
+            remaining = iter(changes)
+            while batch := [(change, None) for change in islice(remaining, _BATCH)]:
+                append.apply(batch)
             append.finish()
             state.ready = True
         self._checkpoint()
@@ -145,8 +150,7 @@ class SqliteWriter(SqliteReader):
             with self._transaction() as (db, state):
                 before = (state.sequence, state.revision)
                 append = Append(db, state, self._append_time(now_ms))
-                for index, change in enumerate(changes):
-                    append.apply(change, ahead.get(index))
+                append.apply([(change, ahead.get(index)) for index, change in enumerate(changes)])
                 append.finish()
         finally:
             # Chunks that no document took over are unused from now on, and the next cleanup deletes them.

@@ -25,6 +25,7 @@ from ptn_api.views.miner_view import (
     after_positions,
 )
 from ptn_api.views.positions import PositionViews
+from ptn_api.views.ranked_entries import joined
 
 __all__ = ["changed_since", "chosen_pairs", "filtered"]
 
@@ -76,7 +77,7 @@ async def filtered(
     """
     chosen = [view for view in views.ranked(tier) if not miners or view.hotkey in miners]
     if not trade_pairs and not statuses:
-        return views.joined(tier, chosen)
+        return joined(tier, chosen, TAILS[tier])
     entries: list[_Entry] = []
     # The tag hashes the filters and the digests of whole entries: the positions' text is not read for it.
     hashed = [msgspec.json.encode((sorted(trade_pairs), sorted(statuses)))]

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.histogram import Histogram
-from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
-from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS, miner_order
+from ptn_api.http.body import Body
+from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, block_boundary_ms, earliest
+from ptn_api.views.ranked_entries import CLOSE, RankedEntries
 
 __all__ = ["PositionViews", "ViewMetrics"]
-
-_CLOSE, _NO_MINERS = Segment(b"}"), Segment(b"{}")
 
 
 @dataclass
@@ -47,6 +46,7 @@ class PositionViews:
         self._clock = clock
         self._metrics = metrics or ViewMetrics()
         self._views: dict[str, MinerView] = {}
+        self._ranked: dict[Tier, RankedEntries] = {tier: RankedEntries(tier) for tier in TIERS}
         self._documents: dict[Tier | None, Body] = {}
         """By tier; None is the checkpoint's."""
         self._expiries: list[tuple[int, str]] = []
@@ -72,26 +72,15 @@ class PositionViews:
         document = self._documents.get(tier)
         if document is None:
             with self._metrics.assembly_seconds.time():
-                document = self._documents[tier] = self.joined(tier, self.ranked(tier))
+                document = self._documents[tier] = self._ranked[tier].document(TAILS[tier], self._views)
         return document
 
     def for_checkpoint(self) -> Body:
         """All miners as tier 100 shows them, without the key `tier`."""
         document = self._documents.get(None)
         if document is None:
-            document = self._documents[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
+            document = self._documents[None] = self._ranked[100].document(CLOSE, self._views)
         return document
-
-    def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
-        """A document of these miners' entries."""
-        tail = tail or TAILS[tier]
-        # The tag hashes the entries' digests, not their texts: joining a document reads no text.
-        runs: list[SegmentRun | Segment] = []
-        digests: list[bytes] = []
-        for view in views:
-            runs.append(view.run(tier, first=not runs, tail=tail))
-            digests += (view.name_segments[0].identity, view.entries[tier].digest)
-        return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
         """Returns one miner's entry in the tier; None if the tier's responses do not contain the miner."""
@@ -100,10 +89,7 @@ class PositionViews:
 
     def ranked(self, tier: Tier) -> list[MinerView]:
         """Returns the views of the tier's miners, sorted by the returns that the tier shows, best first."""
-        return sorted(
-            (view for view in self._views.values() if _is_known(view, tier)),
-            key=lambda view: miner_order(view.entries[tier].aggregates.thirty_day_returns, view.hotkey),
-        )
+        return [self._views[hotkey] for hotkey in self._ranked[tier].hotkeys()]
 
     def view(self, hotkey: str) -> MinerView | None:
         return self._views.get(hotkey)
@@ -159,7 +145,7 @@ class PositionViews:
         self._scheduled.pop(hotkey, None)
         view = self._views.pop(hotkey, None)
         if view is not None:
-            self._invalidate(tier for tier in TIERS if _is_known(view, tier))
+            self._invalidate(hotkey, [tier for tier in TIERS if _is_known(view, tier)])
 
     def _store(self, hotkey: str, closed: ClosedBlock, others: list[LoggedPosition], now_ms: int) -> None:
         """Replaces a miner's view; invalidates the documents of the tiers that show a difference."""
@@ -177,10 +163,14 @@ class PositionViews:
             # A heap cannot update an entry: the old one stays and is skipped when it surfaces.
             self._scheduled[hotkey] = view.expires_ms
             heapq.heappush(self._expiries, (view.expires_ms, hotkey))
-        self._invalidate(tier for tier in TIERS if not _same_in(tier, previous, view))
+        self._invalidate(hotkey, [tier for tier in TIERS if not _same_in(tier, previous, view)])
 
-    def _invalidate(self, tiers: Iterable[Tier]) -> None:
+    def _invalidate(self, hotkey: str, tiers: Iterable[Tier]) -> None:
+        """Takes a miner's new entry into the documents of these tiers, which are joined when requested."""
+        view = self._views.get(hotkey)
         for tier in tiers:
+            is_shown = view is not None and _is_known(view, tier)
+            self._ranked[tier].put(hotkey, view.entries[tier] if view is not None and is_shown else None)
             self._documents.pop(tier, None)
             self.changes[tier] += 1
             if tier == 100:

@@ -339,3 +339,20 @@ def test_an_event_that_breaks_a_constraint_makes_no_gap(log: EventLogWriter) -> 
     assert [event.sequence for event in events] == [head.sequence - 1, head.sequence]
     assert entries(logs)[0]["order_uuid"] == uuid(1001)
     assert log.counters()["skipped"] == 1
+
+
+def test_a_baseline_leaves_the_schema_as_it_is(data_dir: Path) -> None:
+    """It makes an index only at its end. Orders are listed by time right after it."""
+
+    def schema() -> set[tuple[str, str]]:
+        with contextlib.closing(sqlite3.connect(data_dir / "log.sqlite3")) as db:
+            return set(db.execute("SELECT name, sql FROM sqlite_master"))
+
+    log = open_writer(data_dir, clock=lambda: T0)
+    before = schema()
+    log.baseline([written(position(number, [order(number)])) for number in (2, 1, 3)], T0)
+    assert schema() == before
+    listed, _ = log.orders_before(None, 10)
+    assert len(listed) == 3
+    assert log.find_damage() == []
+    log.close()

@@ -47,6 +47,9 @@ def test_runs_join_like_their_segments(one: list[bytes], other: list[bytes]) -> 
             b.encoded(coding) for b in segments
         ]
     assert [len(run) for run in runs] == [sum(map(len, one)), sum(map(len, other))]
+    nested = SegmentRun(*runs)
+    assert b"".join(gzip_parts([nested])) == b"".join(gzip_parts(segments))
+    assert (len(nested), Body([nested], "tag").segments) == (sum(map(len, runs)), segments)
 
 
 @given(contents)
@@ -94,13 +97,14 @@ async def test_a_body_is_encoded_once_and_has_its_length() -> None:
 
 
 def test_compression_stops_after_a_time_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call compresses at least one run; the last one returns the body."""
+    """Each call compresses at least one segment, in runs of runs too; the last one returns the body."""
     monkeypatch.setattr("ptn_api.tasks.SLICE_S", -1)
-    body = Body([Segment(b"a"), SegmentRun(Segment(b"b"), Segment(b"c")), Segment(b"d")], "tag")
+    inner = SegmentRun(Segment(b"b"), Segment(b"c"))
+    body = Body([Segment(b"a"), SegmentRun(inner, Segment(b"d"))], "tag")
     results = [body.encode("gzip")]
     while results[-1] is None:
         results.append(body.encode("gzip"))
-    assert len(results) > 1
+    assert len(results) > 4
     assert gzip.decompress(b"".join(results[-1].parts)) == b"abcd"
 
 
