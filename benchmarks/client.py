@@ -1,4 +1,4 @@
-"""Costs of the client beyond decoding (see `decode`): delivery, cursor, mirror and import.
+"""Costs of the client beyond decoding (see `decode`): delivery and cursor.
 
 make bench ARGS=client
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -21,8 +19,6 @@ from benchmarks.figures import Figures
 from ptn_api.client.arguments import Timing
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
-from ptn_api.client.mirror import load_in_slices
-from ptn_api.client.mirror_state import MirrorState
 from ptn_api.client.servers.server import Server
 from ptn_api.client.stream import Stream
 from ptn_api.model.position import PositionText, parse_position
@@ -44,9 +40,6 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         figures.add(f"client, frames -> `async for`: {what}", **rate)
         rate = _rate(partial(_run, _stream_batches, frames, store), frames)
         figures.add(f"client, frames -> `batches()`: {what}", **rate)
-    figures.add("mirror of 50,000 positions, 6 orders each", **asyncio.run(_mirror()))
-    for module in ("websockets.asyncio.client", "ptn_api.websocket_client"):
-        figures.add(f"import {module}", ms=_import_ms(module))
 
 
 def _frames(*, orders: int, count: int) -> list[bytes]:
@@ -152,41 +145,3 @@ async def _stream_batches(frames: list[bytes], store: CursorStore) -> None:
 
 def _cursor_file(folder: Path) -> CursorFile:
     return CursorFile(cursor_path(folder, "localhost:1", "k"), "localhost:1")
-
-
-# --- the rest ---------------------------------------------------------------------------------------------
-
-
-async def _mirror() -> dict[str, float]:
-    texts = [
-        msgspec.Raw(msgspec.json.encode(position(n, [order(6 * n + i) for i in range(6)])))
-        for n in range(50_000)
-    ]
-    longest, stop = 0.0, False
-
-    async def watch() -> None:
-        nonlocal longest
-        while not stop:
-            begun = time.perf_counter()
-            await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - begun)
-
-    watching = asyncio.create_task(watch())
-    state = MirrorState()
-    begun = time.perf_counter()
-    await load_in_slices(state, texts)
-    seconds = time.perf_counter() - begun
-    stop = True
-    await watching
-    return {"load_s": round(seconds, 2), "longest_pause_ms": round(1000 * longest, 1)}
-
-
-def _import_ms(module: str) -> float:
-    """Returns the fastest of five interpreters minus one that imports nothing."""
-
-    def seconds(program: str) -> float:
-        return min(
-            _seconds(lambda: subprocess.run([sys.executable, "-c", program], check=True)) for _ in range(5)
-        )
-
-    return round(1000 * (seconds(f"import {module}") - seconds("pass")), 1)

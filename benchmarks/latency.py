@@ -7,11 +7,8 @@ wait for the others.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +16,7 @@ import requests
 
 from benchmarks.contest import alternate
 from benchmarks.figures import Figures, percentile
+from benchmarks.rewriter import rewriting
 from benchmarks.server import BenchValidator, running
 from tests.system.follower import Follower
 
@@ -45,17 +43,12 @@ class Delays(NamedTuple):
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     with (
         running(folder, arguments) as (server, validator, follower, key),
-        _rewriter(validator.root) as rewriter,
+        rewriting(validator.root, _REWRITTEN) as (found, rewrite),
     ):
+        assert found == _REWRITTEN, f"the directory has only {found} open positions"
         orders = _Orders(server.rest, key, validator, follower)
-
-        def rewritten() -> None:
-            assert rewriter.stdin is not None
-            rewriter.stdin.write("\n")
-            rewriter.stdin.flush()
-
         rounds = alternate(
-            {"quiet": lambda: orders.round(lambda: None), "rewrite": lambda: orders.round(rewritten)},
+            {"quiet": lambda: orders.round(lambda: None), "rewrite": lambda: orders.round(rewrite)},
             rounds=arguments.latency_rounds,
         )
     size = f"{arguments.miners} x {arguments.positions}"
@@ -110,17 +103,3 @@ class _Orders:
 
     def _sequence(self) -> int:
         return int(self._session.head(self._url, timeout=30).headers["x-ptn-sequence"])
-
-
-@contextmanager
-def _rewriter(root: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(Path(__file__).with_name("rewriter.py")), str(root), str(_REWRITTEN)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = int(process.stdout.readline())
-        assert found == _REWRITTEN, f"the directory has only {found} open positions"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()

@@ -10,19 +10,22 @@ import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from benchmarks.figures import Figures
 from benchmarks.rest import Service, served
-from benchmarks.server import Refreshes
+from benchmarks.rewriter import rewriting
 
 __all__ = ["run"]
 
 _SAMPLES = 12
 """In the whole time; a third of them are the warm-up."""
 _POLL_S = 0.5
+_REWRITTEN = 500
+"""Positions rewritten before each sample."""
 
 
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
@@ -36,8 +39,8 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         )
         what = "memory of the rest process / tier 100's identity"
         figures.target(what, memory / identity, at_most=1.8)
-        with Refreshes(service.validator, every_s=60):
-            samples = _samples(service, arguments.minutes * 60)
+        with rewriting(service.validator.root, _REWRITTEN) as (_, rewrite):
+            samples = _samples(service, arguments.minutes * 60, rewrite)
         grown = len(service.ask("/miner-positions").content)
     warm = samples[_SAMPLES // 3 :]
     before, after = warm[: len(warm) // 2], warm[len(warm) // 2 :]
@@ -54,7 +57,7 @@ def _memory(service: Service) -> int:
     return int(psutil.Process(service.pid).memory_info().rss)
 
 
-def _samples(service: Service, seconds: float) -> list[int]:
+def _samples(service: Service, seconds: float, rewrite: Callable[[], None]) -> list[int]:
     hotkeys = service.ask("/miner-hotkeys").json()
     targets = itertools.cycle(
         [
@@ -70,6 +73,7 @@ def _samples(service: Service, seconds: float) -> list[int]:
     )
     samples, began = [], time.monotonic()
     for sample in range(1, _SAMPLES + 1):
+        rewrite()
         while time.monotonic() < began + sample * seconds / _SAMPLES:
             path, coding = next(targets)
             response = service.ask(path, Accept_Encoding=coding)

@@ -6,7 +6,6 @@ Hotkeys and names come from other people: every cell is escaped and cut.
 
 from __future__ import annotations
 
-import html
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -73,6 +72,8 @@ class Summary:
         return "\n".join(line.rstrip() for line in (self.title, *table, self.rest) if line.strip())
 
     def html(self) -> str:
+        import html
+
         title, rest = html.escape(self.title), html.escape(self.rest)
         if not self.rows:
             return f"<pre>{title}</pre>"

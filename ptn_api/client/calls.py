@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 from urllib.parse import quote, unquote, urlencode
 
 import msgspec
@@ -84,12 +84,21 @@ _QUERY_BYTES = 6_000
 """Longer queries are asked in parts. Servers and proxies limit a request line to about 8,000 bytes."""
 
 
+class Collector(Protocol):
+    """The parts of a body, in order; `clear` comes before each attempt."""
+
+    def clear(self) -> None: ...
+
+    def add(self, data: bytes) -> None: ...
+
+
 class Call(Generic[T]):
     """A GET request and the reader of its response.
 
     `accept` lists the statuses that `read` understands; `cached` results are kept with their ETag.
-    With `to_file` the body is downloaded to that file, and the result is its path. With `join`, a call with
-    long lists is sent as several, whose answers it puts together.
+    With `to_file` the body is downloaded to that file, and the result is its path; a `collector` gets it part
+    by part. `read` then gets an empty one. With `join`, a call with long lists is sent as several, whose
+    answers it puts together.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class Call(Generic[T]):
         accept: Sequence[int] = (200,),
         cached: bool = True,
         to_file: Path | None = None,
+        collector: Collector | None = None,
         progress: Progress | None = None,
         join: Callable[[Sequence[_Answer]], _Answer] | None = None,
         **parameters: Any,
@@ -110,6 +120,7 @@ class Call(Generic[T]):
         self.accept = accept
         self.cached = cached and to_file is None
         self.to_file = to_file
+        self.collector = collector
         self.progress = progress
         self.parameters = {name: value for name, value in parameters.items() if value not in (None, [], "")}
         self.key = (path, read, msgspec.json.encode(self.parameters))

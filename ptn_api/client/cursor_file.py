@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import platformdirs
 
 from ptn_api.file_lock import FileLock, is_at
 from ptn_api.wire.client_session import Cursor
@@ -53,7 +52,11 @@ class NoCursorFile:
 
 def state_folder(state_dir: str | os.PathLike[str] | None) -> Path:
     """Returns the folder of what a client remembers: by default the user's own."""
-    return Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
+    if state_dir is not None:
+        return Path(state_dir)
+    import platformdirs
+
+    return platformdirs.user_state_path("ptn-api")
 
 
 def cursor_path(state_dir: str | os.PathLike[str] | None, server: str, api_key: str, name: str = "") -> Path:

@@ -7,7 +7,6 @@ Its objects also answer to the names that the network's own classes have (`order
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -174,14 +173,14 @@ class _MessagePosition(Position, kw_only=True):
         return _plain(self)
 
 
-class _Data(msgspec.Struct):
+class MessageContent(msgspec.Struct):
     """A message's data as a client reads it (wire/frames.py, MessageData)."""
 
     position: _MessagePosition
     order: _MessageOrder | None = None
 
 
-_data = msgspec.json.Decoder(_Data)
+_data = msgspec.json.Decoder(MessageContent)
 
 
 @summarised
@@ -329,4 +328,6 @@ def message_cells(message: PTNWebSocketMessage) -> tuple[object, ...]:
 
 
 def _pretty(values: dict[str, Any]) -> str:
+    import json
+
     return json.dumps(values, indent=2)

@@ -35,16 +35,14 @@ from ptn_api.loop_thread import LoopThread
 from ptn_api.model.position import Position
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.summary import ROWS, Summary, summarised, time_text
+from ptn_api.tasks import TimeSlice
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
 from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
 
-__all__ = ["OpenMirror", "PositionMirror", "load_in_slices", "open_mirror"]
+__all__ = ["OpenMirror", "PositionMirror", "open_mirror"]
 
 logger = logging.getLogger("ptn_api.client")
-
-_SLICE = 50
-"""Positions loaded before other tasks run, about 2 ms of work."""
 
 _MALFORMED = (msgspec.MsgspecError, KeyError)
 """Raised for a malformed position or frame."""
@@ -134,8 +132,7 @@ class PositionMirror:
 
     def text(self, miner_hotkey: str, position_uuid: str) -> bytes | None:
         """Returns the position's JSON, unknown keys included."""
-        position = self._state.positions.get((miner_hotkey, position_uuid))
-        return None if position is None else position.json()
+        return self._state.positions.get((miner_hotkey, position_uuid))
 
     def positions(
         self, miner_hotkey: str | None = None, *, status: Literal["open", "closed"] | None = None
@@ -266,6 +263,9 @@ class PositionMirror:
         # A checksum belongs to its revision; one of an older revision cannot be compared.
         if beat.checksum is None or beat.revision < self._revision:
             return
+        time_slice = TimeSlice()
+        for _ in self._state.sum_up():
+            await time_slice.yield_if_due()
         if beat.checksum != self._state.checksum:
             await self._schedule_repair(f"the checksum differs from the server's at revision {beat.revision}")
             return
@@ -309,7 +309,7 @@ class PositionMirror:
         # Removals first: a position may have been removed and added again.
         await self._report_changed(self._state.remove(changed.removed))
         try:
-            keys = await load_in_slices(self._state, changed.positions)
+            keys = await _load_in_slices(self._state, changed.positions)
         except _MALFORMED as error:
             logger.warning("malformed changes: %s", error)
             return False
@@ -322,7 +322,7 @@ class PositionMirror:
         while True:
             try:
                 loaded, state = await self._rest.call(snapshot()), MirrorState()
-                await load_in_slices(state, loaded.positions)
+                await _load_in_slices(state, loaded.positions)
                 break
             except (ClientError, *_MALFORMED) as error:
                 refused = isinstance(error, AuthenticationError)
@@ -336,7 +336,12 @@ class PositionMirror:
         self._epoch, self._sequence = loaded.epoch, loaded.sequence
         self._set_revision(loaded.revision)
         self._loaded.set()
-        await self._report_changed(state.differences(previous))
+        changed, time_slice = [], TimeSlice()
+        for key in {**previous.positions, **state.positions}:
+            if state.differs(previous, key):
+                changed.append(key)
+            await time_slice.yield_if_due()
+        await self._report_changed(changed)
 
     def _set_revision(self, revision: int) -> None:
         """The state includes everything up to this revision; a reconnection requests what comes after it."""
@@ -345,17 +350,20 @@ class PositionMirror:
             self._stream.resume_from(revision)
 
     async def _report_changed(self, keys: Iterable[Key]) -> None:
+        if self._on_change is None:
+            return
+        time_slice = TimeSlice()
         for key in keys:
             await call_listener(self._on_change, *key)
+            await time_slice.yield_if_due()
 
 
-async def load_in_slices(state: MirrorState, positions: Iterable[msgspec.Raw]) -> list[Key]:
+async def _load_in_slices(state: MirrorState, positions: Iterable[msgspec.Raw | bytes]) -> list[Key]:
     """Loads positions and lets other tasks run in between."""
-    keys = []
+    keys, time_slice = [], TimeSlice()
     for key in state.load(positions):
         keys.append(key)
-        if len(keys) % _SLICE == 0:
-            await asyncio.sleep(0)
+        await time_slice.yield_if_due()
     return keys
 
 

@@ -2,6 +2,9 @@
 
 Positions are kept as the JSON text that was received. Numbers and unknown keys stay unchanged, and a state of
 50,000 positions takes a fraction of the memory of decoded objects.
+
+A checksum takes ten times as long as the rest of loading a position. It is computed when that of the state is
+compared: a position that changes several times between two heartbeats is summed up once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from ptn_api.client.calls import Call
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.wire.server_frames import ChangedPosition
 
-__all__ = ["Changes", "Key", "MirrorState", "PositionText", "Snapshot", "changes", "snapshot"]
+__all__ = ["Changes", "Key", "MirrorState", "PositionText", "Snapshot", "SnapshotBody", "changes", "snapshot"]
 
 Key = tuple[str, str]
 """(miner_hotkey, position_uuid)"""
@@ -29,6 +32,12 @@ class _PositionId(msgspec.Struct):
     position_uuid: str
 
 
+class _Complete(_PositionId):
+    """A position with orders that can be told apart."""
+
+    orders: list[_OrderId]
+
+
 class _Delta(msgspec.Struct):
     """A message's data in format "delta"."""
 
@@ -41,19 +50,18 @@ _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _order_id = msgspec.json.Decoder(_OrderId)
 _position_id = msgspec.json.Decoder(_PositionId)
+_complete = msgspec.json.Decoder(_Complete)
 _delta = msgspec.json.Decoder(_Delta)
 
 
 class PositionText:
     """One position: its JSON without the orders, and each order's JSON by uuid, in list order."""
 
-    __slots__ = ("checksum", "orders", "summary")
+    __slots__ = ("orders", "summary")
 
     def __init__(self, summary: bytes, orders: list[tuple[str, bytes]]) -> None:
         self.summary = summary
         self.orders = orders
-        self.checksum = 0
-        """The share of this position in the state's checksum, as of the last update."""
 
     @classmethod
     def parse(cls, text: bytes) -> PositionText:
@@ -84,33 +92,51 @@ class PositionText:
 
 
 class MirrorState:
-    """The positions, and the checksum of all of them."""
+    """The positions' complete JSON, and the checksum of all of them."""
 
     def __init__(self) -> None:
-        self.positions: dict[Key, PositionText] = {}
+        self.positions: dict[Key, bytes] = {}
+        self._checksums: dict[Key, int] = {}
         self._sum = 0
+        self._changed: set[Key] = set()
+        """Positions whose change or removal `_sum` does not contain."""
 
     @property
     def checksum(self) -> str:
         """16 hex digits, as in a heartbeat."""
+        for _ in self.sum_up():
+            pass
         return f"{self._sum % CHECKSUM_MODULUS:016x}"
 
-    def differences(self, other: MirrorState) -> list[Key]:
-        """Returns the positions that are missing from one of the two, or differ."""
-        keys = {**other.positions, **self.positions}
-        return [key for key in keys if self._checksum_of(key) != other._checksum_of(key)]
+    def sum_up(self) -> Iterator[None]:
+        """Adds the changed positions to the checksum, one per step, so that other work can run in between."""
+        for key in list(self._changed):
+            self._checksum_of(key)
+            yield
+
+    def differs(self, other: MirrorState, key: Key) -> bool:
+        """Returns whether the position differs in the two, or is missing from one of them."""
+        one, two = self.positions.get(key), other.positions.get(key)
+        if one is None or two is None or one == two:
+            return one != two
+        return self._checksum_of(key) != other._checksum_of(key)
 
     def load(self, texts: Iterable[msgspec.Raw | bytes]) -> Iterator[Key]:
-        """Adds complete positions, one per step, so that a caller can run other work in between."""
+        """Adds complete positions, one per step, so that a caller can run other work in between.
+
+        Raises msgspec.MsgspecError for a malformed one.
+        """
         for text in texts:
             body = bytes(text)
-            yield self._store(_key(body), PositionText.parse(body))
+            position = _complete.decode(body)
+            yield self._store((position.miner_hotkey, position.position_uuid), body)
 
     def remove(self, keys: Iterable[Key]) -> list[Key]:
         """Removes positions; returns those that existed."""
         existing = [key for key in keys if key in self.positions]
         for key in existing:
-            self._sum -= self.positions.pop(key).checksum
+            del self.positions[key]
+        self._changed.update(existing)
         return existing
 
     def apply_order(self, data: msgspec.Raw | bytes) -> Key:
@@ -119,7 +145,7 @@ class MirrorState:
         key, position = self._updated(delta.position)
         # `n_orders` includes the new order. The mirror may have fewer, after a gap.
         position.put(bytes(delta.order), min(delta.n_orders - 1, len(position.orders)))
-        return self._store(key, position)
+        return self._store(key, position.json())
 
     def apply_change(self, frame: ChangedPosition) -> Key:
         """Applies a refresh or a correction."""
@@ -128,37 +154,34 @@ class MirrorState:
             position.put(bytes(order))
         if frame.order_uuids is not None:
             position.arrange(frame.order_uuids)
-        return self._store(key, position)
+        return self._store(key, position.json())
 
     def _updated(self, summary: msgspec.Raw) -> tuple[Key, PositionText]:
         body = bytes(summary)
-        key = _key(body)
-        position = self.positions.get(key) or PositionText(body, [])
-        position.summary = body
-        return key, position
+        position = _position_id.decode(body)
+        key = (position.miner_hotkey, position.position_uuid)
+        stored = self.positions.get(key)
+        return key, PositionText(body, [] if stored is None else PositionText.parse(stored).orders)
 
-    def _store(self, key: Key, position: PositionText) -> Key:
-        # An updated position is the stored object itself, still with its previous checksum.
-        previous = self.positions.get(key)
-        if previous is not None:
-            self._sum -= previous.checksum
-        position.checksum = position_checksum(position.json())
-        self._sum += position.checksum
-        self.positions[key] = position
+    def _store(self, key: Key, text: bytes) -> Key:
+        self.positions[key] = text
+        self._changed.add(key)
         return key
 
     def _checksum_of(self, key: Key) -> int | None:
-        position = self.positions.get(key)
-        return None if position is None else position.checksum
+        if key in self._changed:
+            text = self.positions.get(key)
+            checksum = None if text is None else position_checksum(text)
+            self._sum -= self._checksums.pop(key, 0)
+            if checksum is not None:
+                self._checksums[key] = checksum
+                self._sum += checksum
+            self._changed.remove(key)
+        return self._checksums.get(key)
 
 
 def _order_uuid(order: msgspec.Raw | bytes) -> str:
     return _order_id.decode(order).order_uuid
-
-
-def _key(body: bytes) -> Key:
-    position = _position_id.decode(body)
-    return position.miner_hotkey, position.position_uuid
 
 
 # --- REST calls -------------------------------------------------------------------------------------------
@@ -170,7 +193,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     sequence: int
     revision: int
-    positions: list[msgspec.Raw]
+    positions: list[bytes]
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,19 +217,66 @@ class _ChangesBody(msgspec.Struct):
     positions: dict[str, list[msgspec.Raw]]
 
 
+_entries = msgspec.json.Decoder(dict[str, _Entry])
+_ENTRY = b'":{"positions":['
+"""How a miner's entry begins, after its hotkey."""
+
+
+class SnapshotBody:
+    """The positions in a document of all miners, decoded as it arrives.
+
+    A large one, decoded at once, would block the event loop. It is cut before a miner's entry; what cannot be
+    cut, such as JSON that a proxy has formatted, is decoded at the end.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._positions: list[bytes] = []
+        self._rest = bytearray()
+        self._search_from = 0
+
+    def add(self, data: bytes) -> None:
+        rest = self._rest
+        rest += data
+        entry = rest.rfind(_ENTRY, self._search_from)
+        self._search_from = max(self._search_from, len(rest) - len(_ENTRY))
+        if entry < 0 or (end := rest.rfind(b',"', 0, entry)) < 0:
+            return
+        try:
+            self._decode(bytes(rest[:end]) + b"}")
+        except msgspec.MsgspecError:  # not a miner's entry but something in it, if not malformed
+            self._search_from = 2 * len(rest)  # doubles, or the same part would be decoded again and again
+        else:
+            rest[: end + 1] = b"{"
+            self._search_from = 0
+
+    def positions(self) -> list[bytes]:
+        """Returns all of them. Raises msgspec.MsgspecError for a malformed or incomplete document."""
+        self._decode(bytes(self._rest))
+        return self._positions
+
+    def _decode(self, entries: bytes) -> None:
+        # Copied: a part of the original would keep all of it in memory.
+        self._positions += [
+            bytes(text) for entry in _entries.decode(entries).values() for text in entry.positions
+        ]
+
+
 def snapshot() -> Call[Snapshot]:
     """Every position, undecoded."""
+    document = SnapshotBody()
 
     def read(body: bytes, headers: Mapping[str, str]) -> Snapshot:
-        entries = msgspec.json.decode(body, type=dict[str, _Entry])
         return Snapshot(
             epoch=headers["x-ptn-epoch"],
             sequence=int(headers["x-ptn-sequence"]),
             revision=int(headers["x-ptn-revision"]),
-            positions=[position for entry in entries.values() for position in entry.positions],
+            positions=document.positions(),
         )
 
-    return Call("/miner-positions", read, cached=False)
+    return Call("/miner-positions", read, cached=False, collector=document)
 
 
 def changes(epoch: str, revision: int) -> Call[Changes]:

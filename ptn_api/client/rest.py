@@ -153,7 +153,7 @@ class _IncompleteError(httpx.RequestError):
 
 def _result(call: Call[T], response: httpx.Response, cache: ResponseCache) -> T:
     try:
-        result = call.read(b"" if call.to_file else response.content, response.headers)
+        result = call.read(b"" if call.to_file or call.collector else response.content, response.headers)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
         raise _malformed(call, error) from None
     if call.cached:
@@ -223,6 +223,19 @@ def _check_complete(call: Call[Any], file: BinaryIO) -> None:
             msgspec.json.decode(content, type=msgspec.Raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise _malformed(call, error) from None
+
+
+@contextlib.contextmanager
+def _destination(call: Call[Any]) -> Iterator[Callable[[bytes], object]]:
+    """Yields the function that gets the parts of a body which is not kept in memory."""
+    if call.collector is not None:
+        call.collector.clear()
+        yield call.collector.add
+    else:
+        assert call.to_file is not None
+        with _temporary_file(call.to_file) as file:
+            yield file.write
+            _check_complete(call, file)
 
 
 def _report_progress(call: Call[Any], response: httpx.Response) -> None:
@@ -442,22 +455,21 @@ class PTNClient:
 
     def _send(self, http: httpx.Client, call: Call[T], headers: Headers) -> Outcome:
         try:
-            if call.to_file is not None:
-                return self._download(http, call, call.to_file)
+            if call.to_file is not None or call.collector is not None:
+                return self._download(http, call)
             return http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
 
-    def _download(self, http: httpx.Client, call: Call[T], path: Path) -> httpx.Response:
+    def _download(self, http: httpx.Client, call: Call[T]) -> httpx.Response:
         with http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 response.read()
                 return response
-            with _temporary_file(path) as file:
+            with _destination(call) as put:
                 for chunk in response.iter_bytes():
-                    file.write(chunk)
+                    put(chunk)
                     _report_progress(call, response)
-                _check_complete(call, file)
         return response
 
     # The routes; `calls` documents them.
@@ -597,8 +609,8 @@ class AsyncPTNClient:
 
     async def _send(self, http: httpx.AsyncClient, call: Call[T], headers: Headers) -> Outcome:
         try:
-            if call.to_file is not None:
-                return await self._download(http, call, call.to_file)
+            if call.to_file is not None or call.collector is not None:
+                return await self._download(http, call)
             return await http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
@@ -608,16 +620,15 @@ class AsyncPTNClient:
                 raise
             return httpx.ConnectError("connection lost")
 
-    async def _download(self, http: httpx.AsyncClient, call: Call[T], path: Path) -> httpx.Response:
+    async def _download(self, http: httpx.AsyncClient, call: Call[T]) -> httpx.Response:
         async with http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 await response.aread()
                 return response
-            with _temporary_file(path) as file:
+            with _destination(call) as put:
                 async for chunk in response.aiter_bytes():
-                    file.write(chunk)
+                    put(chunk)
                     _report_progress(call, response)
-                _check_complete(call, file)
         return response
 
     # The routes; `calls` documents them.

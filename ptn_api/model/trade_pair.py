@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -117,6 +116,8 @@ def resolve_pair(name: str) -> str | None:
 
 def unknown_pair(name: str) -> str:
     """Returns the sentence for an unknown name; it suggests up to three similar pairs, the nearest first."""
+    from difflib import get_close_matches
+
     shown = name if len(name) <= 40 else f"{name[:40]}..."
     similar = get_close_matches(_letters(shown), _ids_by_letters(), n=3)
     hint = f"; did you mean {' or '.join(_ids_by_letters()[near] for near in similar)}?" if similar else ""

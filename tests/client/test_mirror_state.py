@@ -6,8 +6,11 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ptn_api.client.mirror_state import MirrorState, PositionText
+from ptn_api.client.mirror_state import MirrorState, PositionText, SnapshotBody
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.server_frames import ChangedPosition
 from tests.factories import MINER, order, position, uuid
@@ -43,7 +46,7 @@ def change(body: dict[str, Any], orders: list[Any], uuids: list[str] | None = No
 
 
 def stored(state: MirrorState, n: int = 1) -> Any:
-    return json.loads(state.positions[MINER, uuid(n)].json())
+    return json.loads(state.positions[MINER, uuid(n)])
 
 
 def agrees(state: MirrorState, *bodies: dict[str, Any]) -> bool:
@@ -139,15 +142,50 @@ def test_a_removed_position_leaves_the_checksum() -> None:
     assert agrees(state_of())
 
 
-def test_differences_are_the_added_changed_and_removed_positions() -> None:
+def test_added_changed_and_removed_positions_differ() -> None:
     """Between two states."""
     old = state_of(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
     new = state_of(
         position(1, [order(1)]), position(2, [order(2)], current_return=3.0), position(4, [order(4)])
     )
-    assert {key[1] for key in new.differences(old)} == {uuid(2), uuid(3), uuid(4)}
+    keys = {*old.positions, *new.positions}
+    assert {key[1] for key in keys if new.differs(old, key)} == {uuid(2), uuid(3), uuid(4)}
 
 
 def test_a_position_without_other_keys_is_valid_json() -> None:
     """Without a stray comma."""
     assert PositionText.parse(b'{"orders":[]}').json() == b'{"orders":[]}'
+
+
+# --- the document of all miners, in parts -----------------------------------------------------------------
+
+_texts = st.sampled_from(['a":{"positions":[', ',"', "}", '\\":{"positions":["', "é"]) | st.text(max_size=8)
+_documents = st.dictionaries(
+    st.text(min_size=1, max_size=6),
+    st.lists(st.dictionaries(_texts, _texts | st.just({"positions": [{}]}), max_size=3), max_size=3),
+    max_size=6,
+)
+
+
+@given(document=_documents, size=st.integers(1, 80), indent=st.sampled_from([None, 1]))
+def test_a_document_in_parts_has_the_same_positions(
+    document: dict[str, list[Any]], size: int, indent: int | None
+) -> None:
+    """Wherever it is cut, and whatever its texts contain; also if a proxy has formatted it."""
+    separators = (",", ":") if indent is None else None
+    entries = {hotkey: {"positions": positions} for hotkey, positions in document.items()}
+    body = json.dumps(entries, ensure_ascii=False, indent=indent, separators=separators).encode()
+    received = SnapshotBody()
+    received.add(b"of an attempt that failed")
+    received.clear()
+    for at in range(0, len(body), size):
+        received.add(body[at : at + size])
+    expected = [position for positions in document.values() for position in positions]
+    assert [json.loads(text) for text in received.positions()] == expected
+
+
+def test_a_document_that_ends_early_is_malformed() -> None:
+    received = SnapshotBody()
+    received.add(b'{"a":{"positions":[{}]},"b":{"positions":[{}]')
+    with pytest.raises(msgspec.MsgspecError):
+        received.positions()
