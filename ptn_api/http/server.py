@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import sys
 from typing import Any
 
 from ptn_api.http.acceptor import Acceptor, AcceptPauses
@@ -56,14 +57,16 @@ class Server:
         self._acceptor.start()
 
     async def _connect(self, sock: socket.socket) -> None:
-        tls: dict[str, Any] = {}
+        loop, tls = asyncio.get_running_loop(), dict[str, Any]()
         if self._tls is not None:
             tls = {
                 "ssl": self._tls,
                 "ssl_handshake_timeout": self._limits.request_ms / 1000,
-                "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
             }
-        await asyncio.get_running_loop().connect_accepted_socket(
+            # asyncio's own loop knows it from Python 3.11 on; before, its TLS does not wait for the peer.
+            if sys.version_info >= (3, 11) or not isinstance(loop, asyncio.BaseEventLoop):
+                tls["ssl_shutdown_timeout"] = _TLS_SHUTDOWN_S
+        await loop.connect_accepted_socket(
             lambda: Connection(
                 self._handler,
                 self._limits,

@@ -252,7 +252,7 @@ def test_a_reader_that_is_too_slow_is_ended(run: Any) -> None:
                 n += 1
                 trade(served, first=1_000 + n, padding="x" * 20_000)
                 assert (await prompt.next("order")).id[1] == served.log.head().sequence
-            assert counters.closed[close_codes.SLOW_CONSUMER.code] == 2
+            await until_async(lambda: counters.closed[close_codes.SLOW_CONSUMER.code] == 2)
             health = (await served.get("/health", None)).json()
             assert health["details"]["clients_too_slow"]["count"] == 2
             for raw in sockets:

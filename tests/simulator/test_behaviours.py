@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,7 +260,10 @@ def test_today_a_position_is_closed_by_a_flat_at_a_price(tmp_path: Path) -> None
         assert (flat["order_type"], flat["src"]) == ("FLAT", 11)
         assert flat["price"] > 0
         assert flat["quantity"] == -old["net_quantity"]
-        assert new["realized_pnl"] == sum(o["realized_pnl"] for o in new["orders"])
+        # Not sum(), which is compensated from Python 3.12 on.
+        assert new["realized_pnl"] == functools.reduce(
+            operator.add, [o["realized_pnl"] for o in new["orders"]]
+        )
 
 
 @pytest.mark.parametrize("network", ["today", "2025"])
