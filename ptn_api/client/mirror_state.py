@@ -225,8 +225,8 @@ _ENTRY = b'":{"positions":['
 class SnapshotBody:
     """The positions in a document of all miners, decoded as it arrives.
 
-    A large one, decoded at once, would block the event loop. It is cut before a miner's entry; what cannot be
-    cut, such as JSON that a proxy has formatted, is decoded at the end.
+    A large one, decoded at once, would block the event loop. It is cut before a miner's entry. JSON that
+    cannot be cut, because a proxy has formatted it, is decoded at the end.
     """
 
     def __init__(self) -> None:
