@@ -9,7 +9,7 @@ from typing import Any
 
 from ptn_api.event_log.contract import Event
 from ptn_api.fanout.catch_up import KEPT_BYTES, KeptParts, Part
-from tests.factories import T0, order, position, written
+from tests.factories import MINER, T0, order, position, written
 from tests.memory_log import MemoryLog
 from tests.stream.live import LiveStream, running, until
 from tests.stream.test_catch_up import stuck_client
@@ -132,6 +132,18 @@ async def test_parts_are_forgotten_once_nobody_catches_up() -> None:
                 pass
 
         await asyncio.wait_for(replayed_until_read(), PATIENCE_S)
+
+
+async def test_what_is_kept_counts_the_filters_it_was_made_for() -> None:
+    """They stay in memory with the parts: 2,048 names take more than most parts."""
+    async with busy_stream() as live:
+        few, many = [MINER], [MINER, *(str(number) for number in range(2_047))]
+        first, _ = await replayed(live, miners=few)
+        assert await replayed(live, miners=few) == (first, 0)
+        assert (await replayed(live, miners=many))[0] == first
+        again, reads = await replayed(live, miners=many)
+        assert again == first
+        assert reads > 0
 
 
 def test_kept_parts_are_bounded_in_bytes_and_in_number() -> None:
