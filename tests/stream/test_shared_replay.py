@@ -23,12 +23,12 @@ class CountingLog(MemoryLog):
     """Counts how often events are read, and leaves some out like a log that is damaged."""
 
     reads = 0
-    damaged: frozenset[int] = frozenset()
+    left_out: frozenset[int] = frozenset()
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         self.reads += 1
         events = super().read(after, limit, orders=orders)
-        return [event for event in events if event.sequence not in self.damaged]
+        return [event for event in events if event.sequence not in self.left_out]
 
 
 async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, Any]], int]:
@@ -39,7 +39,7 @@ async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, A
         await client.login(version=2, last_sequence=live.log.head().sequence - ORDERS, epoch="epoch-1")
         await client.subscribe(**subscribe)
         await client.next("resumed")
-        return await client.messages(ORDERS - len(live.log.damaged)), live.log.reads - before
+        return await client.messages(ORDERS - len(live.log.left_out)), live.log.reads - before
 
 
 @contextlib.asynccontextmanager
@@ -85,9 +85,9 @@ async def test_an_order_that_was_damaged_is_sent_once_it_is_repaired() -> None:
     """Although the repair is not a change of the log's state."""
     async with busy_stream() as live:
         assert isinstance(live.log, CountingLog)
-        live.log.damaged = frozenset({live.log.head().sequence - 50})
+        live.log.left_out = frozenset({live.log.head().sequence - 50})
         first, _ = await replayed(live)
-        repaired, live.log.damaged = live.log.damaged, frozenset()
+        repaired, live.log.left_out = live.log.left_out, frozenset()
         second, _ = await replayed(live)
         assert {message["sequence"] for message in second} - {
             message["sequence"] for message in first
