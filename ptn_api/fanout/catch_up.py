@@ -32,6 +32,8 @@ KEPT_BYTES = 16 * 1024 * 1024
 """The size of the parts that are kept for other connections: more than 10,000 orders of 1 KB."""
 _LEAST_PART_BYTES = 4 * 1024
 """What a part is counted as besides its bytes: a filter may leave it none."""
+_NAME_BYTES = 512
+"""The same for each name in its filters, which stay in memory as part of its key."""
 
 logger = structlog.get_logger()
 
@@ -44,10 +46,12 @@ class Part(NamedTuple):
     message_bytes: int
     revision: int
     """A revision up to which every change was taken into account."""
+    names: int = 0
+    """The number of names in the filters that it was made for."""
 
     @property
     def size(self) -> int:
-        return _LEAST_PART_BYTES + sum(map(len, self.writes))
+        return _LEAST_PART_BYTES + _NAME_BYTES * self.names + sum(map(len, self.writes))
 
 
 class KeptParts:
@@ -209,7 +213,8 @@ class CatchUps:
             messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
             writes = tuple(join_frames(connection.framing.orders(messages, revision, None)))
             size = sum(len(message) for _, message in messages)
-            part = Part(writes, len(messages), size, self._tail.revision)
+            names = len(subscription.miners or ()) + len(subscription.trade_pairs or ())
+            part = Part(writes, len(messages), size, self._tail.revision, names)
             ageing = subscription.late_window_ms is not None and any(event.late for event in events)
             if len(events) == limit and not ageing:  # a damaged event may be repaired
                 self._kept.keep(key, part)

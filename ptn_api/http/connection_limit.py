@@ -89,12 +89,14 @@ class ConnectionLimit(Generic[C]):
         return True
 
     def _most_evictable(self) -> C | None:
+        stranger = next(iter(self._strangers), None)
+        if stranger is not None and len(self._strangers) >= len(self) * _STRANGERS_SHARE:
+            return stranger  # first: a flood of strangers must not count all owners for each of them
         counts = Counter(
             [*self._idle.values(), *(owner for owner in self._busy.values() if owner is not None)]
         )
         most = max(counts.values(), default=0)
-        stranger = next(iter(self._strangers), None)
-        if stranger is not None and (most <= 1 or len(self._strangers) >= len(self) * _STRANGERS_SHARE):
+        if stranger is not None and most <= 1:
             return stranger
         for idle, owner in self._idle.items():
             if counts[owner] == most:

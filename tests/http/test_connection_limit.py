@@ -99,6 +99,29 @@ def test_a_new_connection_is_not_evicted_before_the_fifth_connection_of_one_user
     assert [one.aborted for one in (*mallory, new, last)] == [True, *[False] * 6]
 
 
+class CountedOwner:
+    """Counts how often it is looked up or counted."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        self.lookups += 1
+        return 1
+
+
+def test_a_flood_of_strangers_is_evicted_without_a_count_of_all_owners() -> None:
+    """Else each of its connections would cost as much as there are connections."""
+    trusted, owner = [FakeConnection() for _ in range(4)], CountedOwner()
+    limit = limit_over(*trusted, *(FakeConnection() for _ in range(4)), maximum=8)
+    for one in trusted:
+        limit.mark_idle(one, owner)
+    owner.lookups = 0
+    for _ in range(20):
+        limit.add(FakeConnection())
+    assert owner.lookups == 0
+    assert [one.aborted for one in trusted] == [False] * 4
+
+
 def test_a_connection_that_becomes_idle_again_is_the_last_to_be_evicted() -> None:
     """Also if it was idle all the time: it was answered at once."""
     first, second, third = (FakeConnection() for _ in range(3))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptn_api.event_log.contract import Event
 from ptn_api.fanout.catch_up import KEPT_BYTES, KeptParts, Part
-from tests.factories import T0, order, position, written
+from tests.factories import MINER, T0, order, position, written
 from tests.memory_log import MemoryLog
 from tests.stream.live import LiveStream, running, until
 from tests.stream.test_catch_up import stuck_client
@@ -23,12 +23,12 @@ class CountingLog(MemoryLog):
     """Counts how often events are read, and leaves some out like a log that is damaged."""
 
     reads = 0
-    damaged: frozenset[int] = frozenset()
+    left_out: frozenset[int] = frozenset()
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         self.reads += 1
         events = super().read(after, limit, orders=orders)
-        return [event for event in events if event.sequence not in self.damaged]
+        return [event for event in events if event.sequence not in self.left_out]
 
 
 async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, Any]], int]:
@@ -39,7 +39,7 @@ async def replayed(live: LiveStream, **subscribe: Any) -> tuple[list[dict[str, A
         await client.login(version=2, last_sequence=live.log.head().sequence - ORDERS, epoch="epoch-1")
         await client.subscribe(**subscribe)
         await client.next("resumed")
-        return await client.messages(ORDERS - len(live.log.damaged)), live.log.reads - before
+        return await client.messages(ORDERS - len(live.log.left_out)), live.log.reads - before
 
 
 @contextlib.asynccontextmanager
@@ -85,9 +85,9 @@ async def test_an_order_that_was_damaged_is_sent_once_it_is_repaired() -> None:
     """Although the repair is not a change of the log's state."""
     async with busy_stream() as live:
         assert isinstance(live.log, CountingLog)
-        live.log.damaged = frozenset({live.log.head().sequence - 50})
+        live.log.left_out = frozenset({live.log.head().sequence - 50})
         first, _ = await replayed(live)
-        repaired, live.log.damaged = live.log.damaged, frozenset()
+        repaired, live.log.left_out = live.log.left_out, frozenset()
         second, _ = await replayed(live)
         assert {message["sequence"] for message in second} - {
             message["sequence"] for message in first
@@ -132,6 +132,18 @@ async def test_parts_are_forgotten_once_nobody_catches_up() -> None:
                 pass
 
         await asyncio.wait_for(replayed_until_read(), PATIENCE_S)
+
+
+async def test_what_is_kept_counts_the_filters_it_was_made_for() -> None:
+    """They stay in memory with the parts: 2,048 names take more than most parts."""
+    async with busy_stream() as live:
+        few, many = [MINER], [MINER, *(str(number) for number in range(2_047))]
+        first, _ = await replayed(live, miners=few)
+        assert await replayed(live, miners=few) == (first, 0)
+        assert (await replayed(live, miners=many))[0] == first
+        again, reads = await replayed(live, miners=many)
+        assert again == first
+        assert reads > 0
 
 
 def test_kept_parts_are_bounded_in_bytes_and_in_number() -> None:
