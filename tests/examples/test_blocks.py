@@ -171,6 +171,8 @@ class World:
             path.mkdir()
         stream = urlsplit(live.stream)
         self._replaced = {
+            # The simulated miner may have none at that moment.
+            "ptn limit-orders HOTKEY": 'ptn limit-orders HOTKEY 2> said || grep "No limit orders" said',
             "https://ntfy.sh/a-name-that-nobody-guesses": alerts,
             'host="api.example.com", port=443, secure=True': f'host="127.0.0.1", port={stream.port}',
             "http://localhost:48888": live.rest,
