@@ -118,7 +118,7 @@ class CatchUps:
         progress = connection.progress
         if progress is None or connection in self._queued:
             return
-        up_to_date = progress.since_revision is None or progress.revision == self._tail.revision
+        up_to_date = progress.since_revision is None or progress.complete == self._tail.revision
         # Everything up to `replay_until` is marked as replayed, which live orders are not.
         if progress.replay_until <= progress.cursor == self._tail.sequence and up_to_date:
             connection.caught_up()
@@ -247,7 +247,7 @@ class CatchUps:
         if sendable:
             progress.revision = sendable[-1].revision
         if last_part:
-            progress.revision = complete = self._tail.revision
+            progress.revision = progress.complete = complete = self._tail.revision
         elif len(sendable) < len(changed) or removed:
             self._tail.step()
         changes = encoder.matching(subscription, updates, removed if last_part else ())

@@ -146,14 +146,16 @@ class ConnectionHost(Protocol):
 class CatchUpProgress(msgspec.Struct, kw_only=True):
     """How far a catch-up got: first orders up to `cursor`, then position changes up to `revision`.
 
-    `since_revision` is the revision of the client's own state, or that at its subscribe if it has none; None
-    if it did not ask for changes.
+    `complete` is the revision up to which nothing is missing, removals included. `since_revision` is the
+    revision of the client's own state, or that at its subscribe if it has none; None if it did not ask for
+    changes.
     """
 
     cursor: int
     replay_until: int
     since_revision: int | None
     revision: int
+    complete: int
     part_events: int = 16
     """The most orders that the next part may hold: a power of two."""
     as_of: int | None = None
@@ -408,6 +410,7 @@ class Connection:
                         replay_until=effect.replay_until,
                         since_revision=since,
                         revision=since or 0,
+                        complete=since or 0,
                     )
                     self._host.catch_up(self)
                 case Resubscribed():

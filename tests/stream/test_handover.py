@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
+from ptn_api.fanout.catch_up import PART_POSITIONS
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.stream.live import Client, LiveStream, running
@@ -193,3 +194,21 @@ async def test_a_client_without_a_revision_gets_changes_that_happen_while_it_cat
         assert len(await client.messages(400)) == 400
         frame = await asyncio.wait_for(client.next("position"), PATIENCE_S)
         assert [o["price"] for o in frame["orders"]] == [7.0]
+
+
+@pytest.mark.parametrize("refreshed", [PART_POSITIONS - 1, PART_POSITIONS, 2 * PART_POSITIONS])
+async def test_removals_are_sent_however_many_positions_changed(refreshed: int) -> None:
+    """Also after a full part, which does not tell whether there are more."""
+    async with running() as live:
+        live.trade(refreshed + 1)
+        known = live.log.head()
+        live.remove(MINER, uuid(refreshed + 1))
+        for number in range(1, refreshed + 1):
+            live.append(written(position(number, [order(number, 0.3)])))
+        async with live.client() as client:
+            await client.login(version=2, last_sequence=known.sequence, epoch="epoch-1")
+            await client.subscribe(updates=True, revision=known.revision)
+            await client.next("resumed")
+            for _ in range(refreshed):
+                await client.next("position")
+            assert (await client.next("removed"))["positions"] == [[MINER, uuid(refreshed + 1)]]
