@@ -23,7 +23,8 @@ __all__ = ["CLOSE", "RankedEntries", "joined"]
 CLOSE = Segment(b"}")
 _NO_MINERS = Segment(b"{}")
 _GROUP = 32
-"""Entries. About the square root of the number of miners: so many groups are joined, and entries in one."""
+"""Entries per group. A change joins one group, and then all groups; with about as many groups as entries in
+each (for 1,000 miners), the two cost least together."""
 
 _Row = tuple[tuple[float, str], "EncodedEntry"]
 """An entry with its miner's place in the order (`miner_order`), which ends in the hotkey."""

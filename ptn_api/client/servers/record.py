@@ -173,7 +173,7 @@ class OrderRecord:
                 raise OSError(28, "No space left on device")
             os.fsync(file)
             os.replace(new, self.path)
-        except BaseException:  # whatever ends it, the descriptor must not stay open
+        except BaseException:  # also when interrupted: the descriptor must be closed
             os.close(file)
             raise
         self._file, self._blocks, self._synced_at = file, len(blocks), self._monotonic()
