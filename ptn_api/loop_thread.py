@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from ptn_api.errors import ClientError
-from ptn_api.tasks import cancel_and_wait
+from ptn_api.tasks import cancel_and_wait, let_others_run
 
 __all__ = ["SIGNAL_CHECK_S", "Job", "LoopThread", "forked", "run_blocking"]
 
@@ -231,6 +231,7 @@ class LoopThread:
             try:
                 self._loop.run_until_complete(cancel_and_wait(asyncio.all_tasks(self._loop)))
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+                self._loop.run_until_complete(let_others_run())  # transports close sockets in a later turn
             finally:
                 self._end()
 
