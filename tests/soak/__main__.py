@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
+import psutil
 import structlog
 
 from ptn_api.cluster.copy import Copy, open_copy
@@ -38,7 +39,7 @@ from tests.soak.checker import (
 from tests.soak.cluster import Cluster, Machine, running_cluster
 from tests.soak.cluster_trouble import ClusterTrouble
 from tests.soak.fleet import Fleet
-from tests.soak.load import Load
+from tests.soak.load import Load, Occupied
 from tests.soak.patience import Patience
 from tests.soak.readers import Readers, check_alike
 from tests.soak.report import BotReport, End, kind_of
@@ -115,6 +116,10 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         since_ns = time.time_ns()
         (directory / "go").touch()
         load = Load(proxy.cpu_s, lambda: _pids(simulator, server, fleet, traders))
+        supervisor = {"supervisor": psutil.Process(server.process.pid)}
+        occupied = Occupied(
+            lambda: supervisor | server.children(), data_dir=folder / "data", validator=directory
+        )
         trouble = Trouble(
             arguments.seed,
             server=server,
@@ -126,8 +131,10 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
             validator=simulator,
             verdict=verdict,
         )
-        _go_wrong(trouble, load, arguments)
-        figures = {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures()
+        _go_wrong(trouble, [load, occupied], arguments)
+        figures = (
+            {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures() | occupied.figures()
+        )
         simulator.terminate()
         simulator.wait()
         ended = time.monotonic()
@@ -184,7 +191,7 @@ def soak_cluster(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, 
         trouble = ClusterTrouble(
             arguments.seed, cluster=cluster, verdict=verdict, takeover_ms=CLUSTER_PERIODS["takeover_ms"]
         )
-        _go_wrong(trouble, load, arguments)
+        _go_wrong(trouble, [load], arguments)
         figures = {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures()
         simulator.terminate()
         simulator.wait()
@@ -251,12 +258,13 @@ def _pids(
     return processes | {"validator": [simulator.pid], "bots": bots, "traders": traders.pids}
 
 
-def _go_wrong(trouble: Injector, load: Load, arguments: argparse.Namespace) -> None:
+def _go_wrong(trouble: Injector, sampled: list[Load | Occupied], arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + arguments.minutes * 60
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(left, trouble.pause_s(arguments.trouble_every)))
         trouble.once()
-        load.sample()
+        for each in sampled:
+            each.sample()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The load of the machine, so that a soak on a slow one does not blame the API."""
+"""The load of the machine, so that a soak on a slow one does not blame the API, and what the API occupies."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
-__all__ = ["Load"]
+__all__ = ["Load", "Occupied"]
 
 OVERLOADED = 0.95
 
@@ -62,6 +64,61 @@ class Load:
         idle = now.idle - before.idle + getattr(now, "iowait", 0.0) - getattr(before, "iowait", 0.0)
         total = sum(now) - sum(before)
         return 1.0 - idle / total if total else 0.0
+
+
+class Occupied:
+    """Memory, descriptors and disk over the time of a soak.
+
+    `processes`: role -> its process. The state of the simulated validator grows with every order, so
+    memory and disk are shown beside the number of bytes of its files.
+    """
+
+    PARTS = 6
+
+    def __init__(
+        self, processes: Callable[[], dict[str, psutil.Process]], *, data_dir: Path, validator: Path
+    ) -> None:
+        self._processes = processes
+        self._folders = {"data_dir": data_dir, "validator": validator}
+        self._samples: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._since = time.monotonic()
+
+    def sample(self) -> None:
+        now = time.monotonic()
+        for role, process in self._processes().items():
+            try:
+                memory, descriptors = process.memory_info().rss, process.num_fds()
+            except psutil.Error:
+                continue
+            self._samples[f"{role} MB"].append((now, memory / 1e6))
+            self._samples[f"{role} descriptors"].append((now, descriptors))
+        for name, folder in self._folders.items():
+            sizes = [size for path in folder.rglob("*") if (size := _size(path)) is not None]
+            self._samples[f"{name} MB"].append((now, sum(sizes) / 1e6))
+        data_files = sum(1 for _ in self._folders["data_dir"].rglob("*"))
+        self._samples["data_dir files"].append((now, data_files))
+
+    def figures(self) -> dict[str, object]:
+        """The median of each of six equal parts of the time."""
+        self.sample()
+        part_s = (time.monotonic() - self._since) / self.PARTS
+        return {
+            "occupied": {
+                name: [
+                    round(statistics.median(values), 1)
+                    for part in range(self.PARTS)
+                    if (values := [v for at, v in samples if (at - self._since) // part_s == part])
+                ]
+                for name, samples in sorted(self._samples.items())
+            }
+        }
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _cpu_s(pid: int, before: float) -> float:
