@@ -28,7 +28,7 @@ from ptn_api.file_version import mount_of, owner_of, user_name
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
-from ptn_api.process.settings import SETTINGS, Settings
+from ptn_api.process.settings import Settings, unknown_variables
 from ptn_api.wire.about import Health
 
 __all__ = ["CHECKS", "Finding", "check_event_log", "diagnose"]
@@ -148,9 +148,7 @@ def dependencies(settings: Settings) -> Iterator[Finding]:
 
 @check
 def environment(settings: Settings) -> Iterator[Finding]:
-    of_clients = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
-    known = {setting.variable for setting in SETTINGS.values()} | of_clients
-    for name in sorted(name for name in os.environ if name.startswith("PTN_") and name not in known):
+    for name in unknown_variables():
         yield Finding("warn", "settings", f"unknown environment variable {name}: is it misspelt?")
 
 

@@ -21,7 +21,7 @@ from ptn_api.cli.exit_status import run
 from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
 from ptn_api.errors import PTNError, SettingsError
-from ptn_api.process.settings import SETTINGS, Settings
+from ptn_api.process.settings import SETTINGS, Settings, unknown_variables
 from ptn_api.simulator.options import Network, SimulatorOptions
 
 __all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
@@ -41,6 +41,8 @@ def main() -> None:
 
 def serve(settings: Settings) -> None:
     """Serve a validator's positions and orders over REST and WebSocket."""
+    for name in unknown_variables():
+        typer.echo(f"ptn: unknown environment variable {name}: is it misspelt?", err=True)
     has_source = settings.demo or settings.validator_dir or settings.checkpoint
     if "intake" in settings.chosen_processes() and not has_source:
         if not Path("validation").is_dir():

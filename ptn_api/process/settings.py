@@ -29,10 +29,11 @@ from ptn_api.options import (
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
 
-__all__ = ["PROCESSES", "SETTINGS", "Setting", "Settings", "load_settings"]
+__all__ = ["PROCESSES", "SETTINGS", "Setting", "Settings", "load_settings", "unknown_variables"]
 
 PROCESSES = ("intake", "rest", "stream")
 """The processes of a server alone."""
+_OF_CLIENTS = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +300,12 @@ def load_settings(values: Mapping[str, Any], environ: Mapping[str, str] | None =
             chosen[name] = entry.convert(value, entry.variable)
     settings: Settings = _fill(Settings, chosen)
     return settings
+
+
+def unknown_variables() -> list[str]:
+    """Returns the PTN_ variables of the environment that neither the server nor the client knows."""
+    known = {setting.variable for setting in SETTINGS.values()} | _OF_CLIENTS
+    return sorted(name for name in os.environ if name.startswith("PTN_") and name not in known)
 
 
 def _fill(options: Any, chosen: Mapping[str, Any], prefix: str = "") -> Any:

@@ -49,6 +49,12 @@ def test_an_unknown_option_is_wrong_usage(stranger: Ptn) -> None:
     assert "--api-rest-port" in ended.stderr
 
 
+def test_an_unknown_variable_is_named(stranger: Ptn) -> None:
+    """It is most likely a misspelt setting, which would have no effect."""
+    ended = stranger("serve", PTN_API_PORT="1")
+    assert ended.stderr.startswith("ptn: unknown environment variable PTN_API_PORT")
+
+
 def test_a_directory_without_a_validator(stranger: Ptn) -> None:
     ended = stranger("serve")
     assert (ended.status, len(ended.stderr.splitlines())) == (2, 1)
