@@ -1,7 +1,6 @@
 """The alerts of deploy/monitoring in a real Prometheus that scrapes a real server with faults.
 
-The rules are those of the file, with shorter periods. promtool tries the other alerts (PTNOrdersLate,
-PTNClientsTooSlow), and the periods (tests/test_monitoring.py).
+The rules are those of the file, with shorter periods; promtool tries the periods (tests/test_monitoring.py).
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ import psutil
 import pytest
 import requests
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from ptn_api.access import add_key
 from tests.ports import reserved_ports
@@ -47,6 +48,8 @@ class Watched(NamedTuple):
     server: Api
     validator: Validator
     keys: Path
+    key: str
+    metrics: str
     prometheus: str
 
 
@@ -84,15 +87,18 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     validator, keys = Validator(folder / "validator"), folder / "api_keys.json"
     validator.place()
-    add_key(keys, "alice", 100)
-    with api(
-        folder / "data", validator_dir=validator.root, keys=keys, metrics_port=0, trusted_proxies="127.0.0.1"
-    ) as server:
+    key = add_key(keys, "alice", 100)
+    settings: dict[str, Any] = {
+        "metrics_port": 0,
+        "trusted_proxies": "127.0.0.1",
+        "send_buffer_bytes": 65_536,
+    }
+    with api(folder / "data", validator_dir=validator.root, keys=keys, **settings) as server:
         until(lambda: len(server.stdout) == 2)
         address = server.stdout[1].split("//")[1].removesuffix("/metrics\n")
         with scraping(folder, address) as prometheus:
             until(lambda: firing(prometheus) == set(), seconds=120)
-            yield Watched(server, validator, keys, prometheus)
+            yield Watched(server, validator, keys, key, address, prometheus)
 
 
 # --- how each alert is provoked ---------------------------------------------------------------------------
@@ -153,6 +159,45 @@ def guess_key(rest: str) -> None:
 
 
 @contextmanager
+def subscribed(watched: Watched, **options: Any) -> Iterator[ClientConnection]:
+    with connect(watched.server.stream, proxy=None, **options) as client:
+        client.send(json.dumps({"api_key": watched.key}))
+        client.recv(timeout=PATIENCE_S)
+        client.send(json.dumps({"type": "subscribe", "all": True, "sender_timestamp": 0}))
+        client.recv(timeout=PATIENCE_S)
+        yield client
+
+
+def place_late(watched: Watched) -> None:
+    """An order that the stream's process cannot send to a client for more than a second."""
+    with subscribed(watched) as client:
+        with suspended(watched.server.children()["stream"].pid):
+            watched.validator.place()
+            placed_s = time.monotonic()
+            until(lambda: time.monotonic() > placed_s + 1.5)
+        client.recv(timeout=PATIENCE_S)
+
+
+def slow_closes(watched: Watched) -> float:
+    metrics = requests.get(f"http://{watched.metrics}/metrics", timeout=PATIENCE_S).text
+    (line,) = re.findall(r"^ptn_stream_slow_closes_total (\S+)", metrics, flags=re.MULTILINE)
+    return float(line)
+
+
+def read_nothing(watched: Watched) -> None:
+    """A client that leaves everything unread until the server disconnects it."""
+    before = slow_closes(watched)
+    host, _, port = watched.server.stream.removeprefix("ws://").partition(":")
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        raw.connect((host, int(port)))
+        unread: dict[str, Any] = {"max_queue": 1, "compression": None, "ping_interval": None}
+        with subscribed(watched, sock=raw, close_timeout=1, **unread):
+            watched.validator.place(100)  # each order is sent with all earlier ones of its position
+            until(lambda: slow_closes(watched) > before)
+
+
+@contextmanager
 def refused_change(watched: Watched) -> Iterator[None]:
     """A trigger that refuses the next position stands for a bug in the log's schema."""
     log = watched.validator.root.parent / "data" / "log.sqlite3"
@@ -173,6 +218,8 @@ FAULTS: dict[str, Callable[[Watched], AbstractContextManager[None]]] = {
     "PTNDegraded": malformed_key,
     "PTNRestarting": crashes,
     "PTNChangesSkipped": refused_change,
+    "PTNOrdersLate": lambda watched: repeated(lambda: place_late(watched)),
+    "PTNClientsTooSlow": lambda watched: repeated(lambda: read_nothing(watched)),
     "PTNRateLimited": lambda watched: repeated(lambda: guess_key(watched.server.rest)),
     "PTNBadLogins": lambda watched: repeated(lambda: send_no_login(watched.server.stream)),
 }
