@@ -1,7 +1,8 @@
 """A release: `python -m release VERSION [--dry-run]`.
 
-It moves the changelog's Unreleased section under the version, sets the version, builds and checks the
-packages with checksums and bill of materials, then commits and tags. It pushes and publishes nothing.
+It moves the changelog's Unreleased section under the version, sets the version, also of the TypeScript
+client and of fields that are new ("Since: after 0.1.0"), builds and checks the packages with checksums and
+bill of materials, then commits and tags. It pushes and publishes nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)((a|b|rc)[1-9]\d*)?")
 HEADING = "## [Unreleased]\n"
+TYPESCRIPT = ("web/client/package.json", "web/client/package-lock.json")
+_TYPESCRIPT_VERSION = re.compile(r'("name": "ptn-api-client",\s+"version": ")[^"]+')
 
 
 def main() -> None:
@@ -70,6 +73,12 @@ def prepare(root: Path, version: str, date: str) -> tuple[dict[str, str], str]:
         "CHANGELOG.md": f"{before}{HEADING}\n## [{version}] - {date}\n{notes}{separator}{older}",
         "ptn_api/__init__.py": package.replace(current[0], f'__version__ = "{version}"'),
     }
+    for name in TYPESCRIPT:
+        changed[name] = _TYPESCRIPT_VERSION.sub(rf"\g<1>{version}", (root / name).read_text())
+    for path in sorted((root / "ptn_api").rglob("*.py")):
+        new_fields = (text := path.read_text()).replace(f"Since: after {current[1]}.", f"Since: {version}.")
+        if new_fields != text:
+            changed[str(path.relative_to(root))] = new_fields
     return changed, notes.strip() + "\n"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from release.__main__ import TYPESCRIPT
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n### Added\n- A thing.\n\n## [0.1.0] - 2026-11-25\n\n- First.\n"
@@ -24,6 +27,10 @@ def checkout(tmp_path: Path) -> Path:
     """A repository whose `make` builds a package at once."""
     (tmp_path / "ptn_api").mkdir()
     (tmp_path / "ptn_api/__init__.py").write_text('"""Text."""\n\n__version__ = "0.1.0"\n')
+    (tmp_path / "ptn_api/model.py").write_text('"""The time. Unit: ms. Since: after 0.1.0."""\n')
+    (tmp_path / "web/client").mkdir(parents=True)
+    for name in TYPESCRIPT:
+        (tmp_path / name).write_text('{\n  "name": "ptn-api-client",\n  "version": "0.1.0"\n}\n')
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
     (tmp_path / "Makefile").write_text(MAKEFILE.format(descriptions="true"))
     (tmp_path / ".gitignore").write_text("dist/\n")
@@ -52,6 +59,8 @@ def test_a_release_is_committed_and_tagged(checkout: Path) -> None:
     assert "## [Unreleased]\n\n## [0.2.0] - 2" in changelog
     assert changelog.endswith("\n\n### Added\n- A thing.\n\n## [0.1.0] - 2026-11-25\n\n- First.\n")
     assert '__version__ = "0.2.0"' in (checkout / "ptn_api/__init__.py").read_text()
+    assert "Since: 0.2.0." in (checkout / "ptn_api/model.py").read_text()
+    assert {json.loads((checkout / name).read_text())["version"] for name in TYPESCRIPT} == {"0.2.0"}
     assert git(checkout, "status", "--porcelain") == ""
     assert git(checkout, "log", "-1", "--format=%s") == "Release 0.2.0\n"
     assert (
