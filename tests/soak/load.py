@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
@@ -93,10 +94,9 @@ class Occupied:
             self._samples[f"{role} MB"].append((now, memory / 1e6))
             self._samples[f"{role} descriptors"].append((now, descriptors))
         for name, folder in self._folders.items():
-            sizes = [size for path in folder.rglob("*") if (size := _size(path)) is not None]
+            sizes = _sizes(folder)
+            self._samples[f"{name} files"].append((now, len(sizes)))
             self._samples[f"{name} MB"].append((now, sum(sizes) / 1e6))
-        data_files = sum(1 for _ in self._folders["data_dir"].rglob("*"))
-        self._samples["data_dir files"].append((now, data_files))
 
     def figures(self) -> dict[str, object]:
         """The median of each of six equal parts of the time."""
@@ -114,11 +114,14 @@ class Occupied:
         }
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
+def _sizes(folder: Path) -> list[int]:
+    """The sizes of the files in a folder that changes meanwhile."""
+    sizes = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.stat(os.path.join(parent, name)).st_size)
+    return sizes
 
 
 def _cpu_s(pid: int, before: float) -> float:
