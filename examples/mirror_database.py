@@ -23,7 +23,7 @@ DATABASE = os.environ.get("PTN_DATABASE", "positions.sqlite3")
 INTERVAL_S = float(os.environ.get("PTN_INTERVAL_S", "2"))
 
 database: Any
-if DATABASE.startswith("postgresql://"):
+if DATABASE.startswith(("postgresql://", "postgres://")):
     import psycopg  # pip install 'psycopg[binary]'
 
     database, mark = psycopg.connect(DATABASE), "%s"

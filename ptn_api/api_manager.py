@@ -99,7 +99,7 @@ class APIManager:
         Returns as well, after logging why, if the API cannot run from the start. It retries that long enough
         for the processes of an earlier API, whose validator was killed, to release ports and log.
         """
-        from ptn_api.cli.serve import FATAL
+        from ptn_api.process.control import FATAL
 
         settings = self._settings
         give_up_ms = monotonic_ms() + settings.parent_check_ms + _ORPHANS_MS

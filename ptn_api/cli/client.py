@@ -185,7 +185,8 @@ class _StderrHandler(logging.Handler):
     """One line per record: the message, and the exception's."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg == "unknown trade pair %r":  # the server refuses it, and suggests others
+        # The server refuses an unknown pair and suggests others; each outage is printed once, as a problem.
+        if record.msg in ("unknown trade pair %r", "%s: %s; retrying in %.1f s"):
             return
         detail: Any = record.exc_info and record.exc_info[1]
         print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)

@@ -24,7 +24,7 @@ from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.settings import SETTINGS, Settings, unknown_variables
 from ptn_api.simulator.options import Network, SimulatorOptions
 
-__all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
+__all__ = ["Embedding", "embedded", "main", "resync", "serve", "simulate"]
 
 
 _LINE_EVERY_S = 5.0
@@ -193,10 +193,6 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         print(*lines, "\nTry in another terminal:\n", *commands, "", sep="\n", file=sys.stderr, flush=True)
 
 
-FATAL = 78
-"""The exit status of an embedded supervisor that cannot run; the reason is on its standard error."""
-
-
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     """What an embedding validator sends to the supervisor on its standard input."""
 
@@ -210,6 +206,7 @@ def embedded() -> int:
     import resource  # Unix only, like everything that an embedding validator needs
 
     from ptn_api.process import service
+    from ptn_api.process.control import FATAL
 
     os.setsid()  # Ctrl-C in the validator's terminal is for the validator
     embedding = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)

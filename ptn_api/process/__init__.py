@@ -9,7 +9,8 @@ What the processes share, and nothing else:
    notification (event_log/).
 4. The usage file in the data directory, written by rest and stream and read by `ptn keys usage`.
 5. The queue pipe from a validator that embeds the API to intake.
-6. Signals: the supervisor's stop, SIGTERM for a child that does not read its channel yet, and SIGKILL.
+6. The exit status of a child: FATAL says that starting it again would not help.
+7. Signals: the supervisor's stop, SIGTERM for a child that does not read its channel yet, and SIGKILL.
 
 Two processes from outside add to these:
 

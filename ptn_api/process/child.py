@@ -20,9 +20,9 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import monotonic_ms
 from ptn_api.problems import Troubles
 from ptn_api.process.control import (
+    FATAL,
     Alive,
     Channel,
-    Fatal,
     FromWorker,
     MetricSamples,
     MetricsRequest,
@@ -118,7 +118,10 @@ class Child:
         return None if process is None else process.pid
 
     async def run(self) -> None:
-        """Starts the process, and restarts it whenever it ends, until `stop()` or a fatal report."""
+        """Starts the process, and restarts it whenever it ends, until `stop()` or a fatal end.
+
+        Only a process that has never been ready can end so: a server that has served goes on trying.
+        """
         while not self._stopping.is_set():
             self._started_ms = monotonic_ms()
             try:
@@ -129,6 +132,7 @@ class Child:
                     "process_not_started", child=self.name, reason=str(error), pause_ms=round(pause_ms)
                 )
             else:
+                self.fatal = status == FATAL and not self.ready.is_set()
                 if self._stopping.is_set() or self.fatal:
                     return
                 if self._is_settled():
@@ -233,5 +237,3 @@ class Child:
                 self._on_presence(message.update)
             case PeerPresence() | PeerGone():
                 self._on_peer(message)
-            case Fatal():  # only fatal before the first ready
-                self.fatal = not self.ready.is_set()

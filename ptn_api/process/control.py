@@ -4,7 +4,8 @@ A socket pair that carries one JSON message a line; the child finds its end on s
 is the child's configuration. End of file means that the other process is gone, however it ended.
 
 Nothing here waits for the other side: a message that finds too much unsent data is dropped. All but the first
-are repeated, or have a substitute (a signal for `Stop`), so a process that hangs delays no other.
+are repeated, or have a substitute (a signal for `Stop`), so a process that hangs delays no other. The last
+messages of a process that ends may be lost; what must not be lost is its exit status.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
 
 __all__ = [
+    "FATAL",
     "Alive",
     "Channel",
-    "Fatal",
     "FromWorker",
     "HealthReport",
     "MetricSamples",
@@ -50,6 +51,12 @@ __all__ = [
 ]
 
 logger = structlog.get_logger()
+
+FATAL = 78
+"""The exit status of a process that cannot run, and that starting again would not help; it has logged why.
+
+EX_CONFIG of sysexits.h. Python itself ends with 0, 1, 2 or 120.
+"""
 
 _UNSENT_BYTES = 1 << 16
 _ORPHAN_GRACE_S = 0.5
@@ -167,11 +174,7 @@ class Presence(msgspec.Struct, frozen=True, tag="own_presence"):
     update: msgspec.Raw
 
 
-class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
-    """The child ends, and starting it again would not help."""
-
-
-FromWorker = Ready | Alive | MetricSamples | Presence | PeerPresence | PeerGone | Fatal
+FromWorker = Ready | Alive | MetricSamples | Presence | PeerPresence | PeerGone
 """PeerPresence and PeerGone are about other machines, from the process that is connected to the broker."""
 
 
@@ -309,9 +312,6 @@ class WorkerControl:
 
     def ready(self) -> None:
         self._channel.send(Ready())
-
-    def fatal(self) -> None:
-        self._channel.send(Fatal())
 
     async def close(self) -> None:
         await self._channel.close()

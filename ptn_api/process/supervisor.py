@@ -99,7 +99,7 @@ class Supervisor:
         parent: int | None,
         show: Callable[[Progress], None] | None = None,
     ) -> int:
-        """Runs until a stop or a fatal report; returns the exit status. `show` gets the start's progress."""
+        """Runs until a stop or a fatal end; returns the exit status. `show` gets the start's progress."""
         self._show = show or self._show
         self._handle_signals()
         watch = None
@@ -156,7 +156,7 @@ class Supervisor:
         self._stop.set()
 
     async def _start(self) -> bool:
-        """Starts all processes; returns True once all are ready, False after a stop or a fatal report."""
+        """Starts all processes; returns True once all are ready, False after a stop or a fatal end."""
         self._choose_key_file()
         if not self._settings.api_keys_file:
             places = [str(place) for place in key_file_places(self._settings.validator_dir)]
@@ -282,7 +282,7 @@ class Supervisor:
         self._settings = msgspec.structs.replace(self._settings, api_keys_file=str(found))
 
     async def _until_ready(self, *children: Child) -> bool:
-        """Waits until all are ready; returns False after a stop or a fatal report."""
+        """Waits until all are ready; returns False after a stop or a fatal end."""
 
         async def all_ready() -> None:
             for child in children:

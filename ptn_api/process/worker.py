@@ -40,6 +40,7 @@ from ptn_api.process.background import (
 )
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import (
+    FATAL,
     Progress,
     WorkerConfig,
     WorkerControl,
@@ -107,9 +108,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
         log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
-        if log_unusable or isinstance(error, SettingsError):
-            control.fatal()
-        return 1
+        return FATAL if log_unusable or isinstance(error, SettingsError) else 1
     finally:
         await control.close()
     return 0

@@ -74,7 +74,7 @@ def test_the_first_letters_of_a_hotkey(ptn: Ptn) -> None:
     """Enough wherever a hotkey is asked for, also as tables show it; else the candidates are listed."""
     hotkey = ptn("top").lines[1].split("\t")[1]
     start = hotkey[:7]
-    for command in (["positions", "--miner"], ["orders", "--miner"], ["miner"]):
+    for command in (["positions", "--status", "all", "--miner"], ["orders", "--miner"], ["miner"]):
         ended = ptn(*command, f"{start}…", "-o", "csv")
         assert {row["miner_hotkey"] for row in csv.DictReader(ended.lines)} == {hotkey}, ended.stderr
     streamed = ptn("stream", "--miner", start, "--count", 1, "-o", "csv").lines

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from rich.console import Console
 
 from ptn_api.cli.row_options import View
 from ptn_api.cli.show.output import order_handler
@@ -26,6 +27,7 @@ from ptn_api.cli.show.table import (
     TIME,
     Column,
     Table,
+    fitted,
     print_table,
 )
 from ptn_api.client import PTNWebSocketMessage
@@ -83,6 +85,26 @@ def test_a_narrow_terminal() -> None:
         "lost: drawdown.",
         "Not shown here: entry price, position (--wide).",
     ]
+
+
+@pytest.mark.parametrize(("height", "limit"), [(12, 0), (12, 25), (30, 0), (1, 0)])
+def test_a_table_that_is_kept_on_the_screen_fits_its_height(height: int, limit: int) -> None:
+    """As many rows as fit, and how many there are more; at least one row."""
+    console = Console(width=100, height=height, file=io.StringIO())
+    table = Table(COLUMNS, [ROW] * 40, "positions", "lost: drawdown.")
+    console.print(fitted(table, console, View(limit=limit)))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    shown = sum("DOGEUSD" in line for line in lines)
+    assert (len(lines), shown) == (max(height, 5), max(height - 4, 1))
+    assert lines[0].startswith(f"{shown} of 40 positions")
+    assert f"{40 - shown} more: enlarge the terminal." in lines[-1]
+
+
+def test_a_table_that_is_kept_on_the_screen_may_be_shorter() -> None:
+    """Then the limit counts."""
+    console = Console(width=100, height=100, file=io.StringIO())
+    console.print(fitted(Table(COLUMNS, [ROW] * 40, "positions"), console, View(limit=5)))
+    assert "35 more: --limit 0." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_long_text_does_not_shorten_numbers() -> None:

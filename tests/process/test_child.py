@@ -21,7 +21,7 @@ import ptn_api
 from ptn_api.backoff import Backoff
 from ptn_api.clock import monotonic_ms
 from ptn_api.process.child import Child, python_command
-from ptn_api.process.control import HealthReport, Stop
+from ptn_api.process.control import FATAL, HealthReport, Stop
 from tests.processes import lives
 from tests.waiting import PATIENCE_S, until_async
 
@@ -116,16 +116,16 @@ async def test_a_child_is_ready_when_it_reports_it() -> None:
         await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
 
 
-async def test_a_fatal_report_before_ready_is_not_retried() -> None:
-    """A restart would not help. The report is read even though the process is gone by then."""
-    async with running(TELL + "tell(type='fatal'); sys.exit(1)") as child:
+async def test_a_fatal_end_before_ready_is_not_retried() -> None:
+    """A restart would not help. Its exit status says so: its last messages may be lost."""
+    async with running(TELL + f"os.close(0); sys.exit({FATAL})") as child:
         await until_async(lambda: child.fatal)
         assert child.restarts == 0
 
 
-async def test_a_fatal_report_of_a_child_that_was_ready_is_retried() -> None:
+async def test_a_fatal_end_of_a_child_that_was_ready_is_retried() -> None:
     """A server that has served goes on trying."""
-    async with running(READY + "tell(type='fatal'); sys.exit(1)") as child:
+    async with running(READY + f"sys.stdin.readline(); sys.exit({FATAL})") as child:
         await until_async(lambda: child.restarts >= 2)
         assert not child.fatal
 

@@ -22,7 +22,6 @@ from ptn_api.problems import Trouble
 from ptn_api.process.control import (
     Alive,
     Channel,
-    Fatal,
     FromWorker,
     HealthReport,
     MetricSamples,
@@ -70,8 +69,7 @@ async def test_a_worker_reports_and_is_told() -> None:
     """All messages, in both directions."""
     async with connected() as (worker, supervisor):
         worker.ready()
-        worker.fatal()
-        await until_async(lambda: supervisor.received == [Ready(), Fatal()])
+        await until_async(lambda: supervisor.received == [Ready()])
         report = HealthReport({"rest": 5}, {"log_unwritable": Trouble(7)})
         supervisor.channel.send(report)
         supervisor.channel.send(Stop())
@@ -127,14 +125,14 @@ async def test_lines_arrive_in_any_pieces_and_nonsense_is_skipped() -> None:
     supervisor = Supervisor()
     await supervisor.channel.open(ours)
     with theirs, structlog.testing.capture_logs() as logs:
-        for piece in (b'{"type":"re', b'ady"}\nnonsense\n{"type":"unheard of"}\n{"type":"fatal"}', b"\n"):
+        for piece in (b'{"type":"re', b'ady"}\nnonsense\n{"type":"unheard of"}\n{"type":"ready"}', b"\n"):
             theirs.send(piece)
             await asyncio.sleep(0)
-        await until_async(lambda: supervisor.received == [Ready(), Fatal()])
+        await until_async(lambda: supervisor.received == [Ready(), Ready()])
         # A process of another machine may have sent it; the next decoder may allow less depth than the last.
         theirs.send(b'{"type":"presence","peer":"a","update":' + b"[" * 10_000 + b"]" * 10_000 + b"}\n")
-        theirs.send(b'{"type":"fatal"}\n')
-        await until_async(lambda: supervisor.received == [Ready(), Fatal(), Fatal()])
+        theirs.send(b'{"type":"ready"}\n')
+        await until_async(lambda: supervisor.received == [Ready(), Ready(), Ready()])
         assert [line["event"] for line in logs] == ["control_message_malformed"] * 3
     await asyncio.wait_for(supervisor.channel.closed.wait(), PATIENCE_S)
     assert not supervisor.channel.send(Stop())

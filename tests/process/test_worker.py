@@ -1,4 +1,4 @@
-"""A worker's end: errors that a restart cannot fix are reported as fatal."""
+"""A worker's end: its exit status says whether a restart can fix the error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from ptn_api.event_log import open_writer
 from ptn_api.process import worker
-from ptn_api.process.control import Channel, Fatal, FromWorker, Ready, WorkerConfig, WorkerControl
+from ptn_api.process.control import FATAL, Channel, FromWorker, Ready, WorkerConfig, WorkerControl
 from ptn_api.process.settings import load_settings
 from ptn_api.stream import server
 from tests.waiting import PATIENCE_S
 
 
 async def test_an_unsupported_library_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stream's picows: the process ends with status 1, without having been ready."""
+    """The stream's picows: the process ends without having been ready."""
     monkeypatch.setattr(server, "version", lambda _: "99.0")
     settings = load_settings({"data_dir": str(tmp_path), "api_keys_file": str(tmp_path / "keys.json")}, {})
     received: list[FromWorker] = []
@@ -30,8 +30,7 @@ async def test_an_unsupported_library_is_fatal(tmp_path: Path, monkeypatch: pyte
     with contextlib.closing(open_writer(tmp_path)):
         status = await asyncio.wait_for(worker._run_process(config, theirs), PATIENCE_S)
     await asyncio.wait_for(supervisor.closed.wait(), PATIENCE_S)
-    assert status == 1
-    assert Fatal() in received
+    assert status == FATAL
     assert Ready() not in received
 
 
@@ -54,8 +53,7 @@ async def test_a_control_task_that_fails_ends_the_process(
         },
         {},
     )
-    received: list[FromWorker] = []
-    supervisor = Channel[FromWorker](FromWorker, received.append)
+    supervisor = Channel[FromWorker](FromWorker, lambda _: None)
     ours, theirs = socket.socketpair()
     await supervisor.open(ours)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -63,4 +61,3 @@ async def test_a_control_task_that_fails_ends_the_process(
     with pytest.raises(RuntimeError, match="broken"):
         await asyncio.wait_for(worker._run_process(config, theirs), PATIENCE_S)
     await asyncio.wait_for(supervisor.closed.wait(), PATIENCE_S)
-    assert Fatal() not in received

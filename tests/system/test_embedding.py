@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from ptn_api.api_manager import APIManager, _Pipe
-from ptn_api.cli.serve import FATAL
+from ptn_api.process.control import FATAL
 from tests import factories
 from tests.processes import lives
 from tests.system.api import READY, ROOT, SHORT_PERIODS

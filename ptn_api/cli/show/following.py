@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from ptn_api.client.stream import Stream
 
 __all__ = ["state_printer", "stop_on_signals", "whole_hotkeys"]
+
+_LINK_CODES = ("unreachable", "login_refused", "evicted", "server_silent")
+"""Problems of the connection, of which a server has one at a time."""
 
 
 def whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str] | None:
@@ -54,16 +60,31 @@ def stop_on_signals(streams: Sequence[Stream]) -> None:
 
 
 def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
-    """Prints each state, and each problem when it begins."""
+    """Prints each state, each problem when it begins, and each of several servers that is connected again."""
     printed: list[str] = [""]
+    away: set[str] = set()
 
     def print_state(state: StreamState) -> None:
+        nonlocal away
         if state != printed[0]:
             print(f"{prefix}: {state}", file=sys.stderr)
+        links = [problem for problem in state.problems if state.servers and problem.code in _LINK_CODES]
+        addresses = {problem.sentence.partition(": ")[0] for problem in links}
+        for address in sorted(away - addresses) if state != "stopped" else []:
+            print(f"{prefix}: {address}: connected again", file=sys.stderr)
+        away = addresses
         known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
         for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
             if name not in printed:
-                print(f"{prefix}: {sentence.removesuffix('.')} ({code}). {remedy}.", file=sys.stderr)
+                text = f"{prefix}: {sentence.removesuffix('.')} ({code})."
+                if sys.stderr.isatty():  # the remedy on a line below
+                    width = min(shutil.get_terminal_size().columns, 100)
+                    wrap = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+                    text = wrap(text, subsequent_indent="  ")
+                    remedy = wrap(f"{remedy}.", initial_indent="  ", subsequent_indent="  ")
+                    print(text, remedy, sep="\n", file=sys.stderr)
+                else:
+                    print(f"{text} {remedy}.", file=sys.stderr)
         printed[:] = [state, *known]
 
     return print_state

@@ -32,9 +32,9 @@ from ptn_api.cli.show.table import (
     Column,
     Kind,
     Table,
+    fitted,
     print_document,
     print_table,
-    rendered,
 )
 from ptn_api.client import calls
 from ptn_api.client.arguments import as_list
@@ -288,7 +288,7 @@ def run_top(
                 found, note = shown, "; the server does not answer at present"  # or a proxy in front of it
             rows = sorted(found.miners, key=lambda row: (TOP_ORDERS[sort](row), row.rank))
             if screen is not None:
-                screen.update(rendered(_top_table(found, rows), console, view, note=note), refresh=True)
+                screen.update(fitted(_top_table(found, rows), console, view, note=note), refresh=True)
             elif found is not shown:
                 chosen = msgspec.structs.replace(found, miners=rows[: view.limit or None])
                 table, body = _top_table(found, rows), msgspec.json.encode(chosen)

@@ -35,6 +35,7 @@ __all__ = [
     "Column",
     "Kind",
     "Table",
+    "fitted",
     "format_age",
     "format_day_and_time",
     "format_leverage",
@@ -238,10 +239,23 @@ def print_lines(lines: Iterable[bytes]) -> None:
 # --- on a terminal ----------------------------------------------------------------------------------------
 
 
-def rendered(table: Table, console: Console, view: View, *, note: str = "") -> RenderableType:
+def fitted(table: Table, console: Console, view: View, *, note: str = "") -> RenderableType:
+    """The table with as many rows as fit the terminal's present height, but at least one."""
+    show, limit = rendered(table, console, view, note=note), view.limit or len(table.rows)
+    while (excess := len(console.render_lines(show)) - console.height) > 0 and limit > 1:
+        limit = max(1, min(limit, len(table.rows)) - excess)
+        lower = view._replace(limit=limit)
+        show = rendered(table, console, lower, note=note, remedy="enlarge the terminal")
+    return show
+
+
+def rendered(
+    table: Table, console: Console, view: View, *, note: str = "", remedy: str = "--limit 0"
+) -> RenderableType:
     """The table as a terminal shows it: a title, one line per row, and the notes.
 
-    Columns without a value are left out, and spare ones as well where the terminal is narrow.
+    Columns without a value are left out, and spare ones as well where the terminal is narrow. `remedy` shows
+    the rows beyond the limit.
     """
     shown = table.rows[: view.limit or None]
     used = [
@@ -270,7 +284,7 @@ def rendered(table: Table, console: Console, view: View, *, note: str = "") -> R
     more = len(table.rows) - len(shown)
     hints = [
         f"Not shown here: {', '.join(left_out)} (--wide)." if left_out else "",
-        f"{more} more: --limit 0." if more else "",
+        f"{more} more: {remedy}." if more else "",
     ]
     title = counted(len(table.rows), table.what)
     lines = (
