@@ -26,6 +26,7 @@ Rules
   filters, and cannot resume. It may count each connection's messages from 0: sequences are compared only
   within a connection, from its first message on, and every later login is a `Gap`.
 - Heartbeats are the sign of life. During a replay, and in version 1, any frame is.
+- A subscribe is answered, or refused, within the login's timeout, whatever else arrives.
 """
 
 from __future__ import annotations
@@ -235,7 +236,7 @@ class ClientSession:
 
     `cursor` is where to continue, and moves as messages arrive. With `subscription` None it logs in without
     subscribing. `known_gap` is the sequence after which an earlier connection found a gap already. Times are
-    ms; `login_ms` is the timeout for the login's answer.
+    ms; `login_ms` is the timeout for the answers to the login and to a subscribe.
     """
 
     def __init__(
@@ -259,8 +260,11 @@ class ClientSession:
         self._subscription = subscription
         self._known_gap = known_gap
         self._ping_ms = ping_ms
+        self._login_ms = login_ms
         self._timeout_ms = login_ms
         self._silence_ms = 0
+        self._unanswered_ms: int | None = None
+        """How long a subscribe has been waiting for its answer, if one is."""
         self._since_ping_ms = 0
         self._resumes = False
         self._counts = False
@@ -317,6 +321,7 @@ class ClientSession:
             case AuthFailure() if self.login is None:
                 self._events.append(Refused(frame.message, frame.code))
             case AuthFailure() | Error():
+                self._unanswered_ms = None  # it may be about the subscribe
                 self._warn(f"error from the server: {frame.code or 'error'}: {frame.message}")
             case None:
                 pass
@@ -329,9 +334,15 @@ class ClientSession:
             return []
         self._silence_ms += elapsed_ms
         self._since_ping_ms += elapsed_ms
+        if self._unanswered_ms is not None:
+            self._unanswered_ms += elapsed_ms
+        detail = None
         if self._silence_ms > self._timeout_ms:
-            self._move(Input.BREAK)
             detail = f"nothing received for {self._silence_ms} ms"
+        elif self._unanswered_ms is not None and self._unanswered_ms > self._login_ms:
+            detail = f"no answer to the subscribe for {self._unanswered_ms} ms"
+        if detail is not None:
+            self._move(Input.BREAK)
             return [StateChanged("stale"), Disconnected("silent", detail)]
         if self.login is not None and self._since_ping_ms >= self._ping_ms:
             self._ping(wall_ms)
@@ -356,6 +367,7 @@ class ClientSession:
     def _answer(self, frame: Answer, wall_ms: int) -> None:
         if isinstance(frame, SubscriptionAnswer):
             if frame.status != "success":
+                self._unanswered_ms = None
                 self._warn(f"error from the server: {frame.action}: {frame.message}")
                 return
             if frame.received_timestamp is not None:
@@ -483,6 +495,7 @@ class ClientSession:
         assert self._subscription is not None
         self._move(Input.RESUME if self._resumes else Input.SUBSCRIBE)
         self._resumes = False
+        self._unanswered_ms = 0
         # Version 1 has no filters: `_order` applies them.
         subscription = self._subscription if self._version_2 else Subscribe(all=True)
         self._send(msgspec.structs.replace(subscription, sender_timestamp=wall_ms))
@@ -501,3 +514,5 @@ class ClientSession:
     def _move(self, event: Input) -> None:
         self.phase = TRANSITIONS[self.phase][event]
         self._settled = self.phase in (Phase.IDLE, Phase.FLOWING)
+        if self._settled:
+            self._unanswered_ms = None
