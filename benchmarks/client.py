@@ -27,7 +27,7 @@ from ptn_api.wire.codec import encode, encode_batch, encode_message
 from ptn_api.wire.frames import AuthSuccess, Subscribe, SubscriptionStatus
 from tests.factories import T0, order, position
 
-__all__ = ["run"]
+__all__ = ["live_session", "run"]
 
 _BATCH = 100
 
@@ -68,7 +68,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _live_session() -> ClientSession:
+def live_session() -> ClientSession:
+    """Returns a session that has logged in and subscribed, in version 2, from sequence 1 on."""
     session = ClientSession(api_key="k", cursor=Cursor(0, "e"), subscription=Subscribe(all=True))
     session.start()
     for frame in _greeting():
@@ -96,7 +97,7 @@ class _Canned(Connection):
     frames: list[bytes]
 
     async def run(self) -> None:
-        session = _live_session()
+        session = live_session()
         for frame in self.frames:
             await self._handle_events(session, session.receive(frame, 0))
             await asyncio.sleep(0)

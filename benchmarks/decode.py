@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.client import live_session
 from benchmarks.contest import alternate
 from benchmarks.figures import Figures
 from benchmarks.orders import message
 from ptn_api.client.message import MessageContent, PTNWebSocketMessage
-from ptn_api.wire.client_session import ClientSession, Cursor, StreamItem
+from ptn_api.wire.client_session import StreamItem
 from ptn_api.wire.codec import encode_batch
-from ptn_api.wire.frames import Subscribe
 from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["run"]
@@ -69,7 +69,7 @@ def _rate(decode: Callable[[list[bytes]], int], frames: list[bytes]) -> float:
 
 
 def _client(frames: list[bytes]) -> int:
-    session = ClientSession(api_key="x", cursor=Cursor(0, "e"), subscription=Subscribe(all=True))
+    session = live_session()
     seen = 0
     for frame in frames:
         for event in session.receive(frame, 0):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
+import pytest
+
+from tests import server_packages
 from tests.properties import register_profiles
 
 _MEMORY = "/dev/shm"
@@ -16,3 +20,15 @@ if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYT
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
 
 register_profiles()
+
+
+class _Skipped(pytest.Module):
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip(f"{self.path.name}: {server_packages.MISSING}")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    name = module_path.relative_to(Path(__file__).parent).as_posix()
+    if server_packages.INSTALLED or name not in server_packages.NEED_THE_SERVER:
+        return None
+    return _Skipped.from_parent(parent, path=module_path)

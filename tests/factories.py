@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ptn_api.event_log.contract import PositionWritten
 from ptn_api.model.position import parse_position
+
+if TYPE_CHECKING:
+    from ptn_api.event_log.contract import PositionWritten
 
 MINER = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujRT9t"
 OTHER_MINER = "5GpFBT3CivTBMZek6XMWrFtxNn8sMR5viqt8fM4di3zVNWv3"
@@ -65,5 +67,7 @@ def position(
 
 def written(body: dict[str, Any], **fields: Any) -> PositionWritten:
     """Returns the change that intake delivers after reading this position."""
+    from ptn_api.event_log.contract import PositionWritten  # the server's: `make test-client` lacks it
+
     parsed, text = parse_position(json.dumps(body).encode())
     return PositionWritten(position=parsed, text=text, **fields)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from tests import server_packages
 from tests.system.api import ROOT, api
 
 __all__ = ["ROOT", "Live", "bare_environment", "serving"]
@@ -36,6 +39,9 @@ def bare_environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Live]:
+    """Skips the test where the server cannot run."""
+    if not server_packages.INSTALLED:
+        pytest.skip(server_packages.MISSING)
     data_dir = folder / "data"
     keys = data_dir / "demo_api_keys.json"
     demo = {"demo_miners": 5, "demo_positions": 6, "demo_orders_per_minute": 600}

@@ -164,7 +164,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Timeouts and delays, in seconds."""
 
     connect: float = 10.0
-    """Timeout for the connection and for each step of the login."""
+    """Timeout for the connection, for each step of the login, and for the answer to the subscribe."""
     close: float = 1.0
     """Timeout for the closing handshake."""
     ping: float = 15.0

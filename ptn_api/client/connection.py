@@ -347,24 +347,24 @@ class Connection:
 
     async def _handle_events(self, session: ClientSession, events: list[Event]) -> None:
         self._outgoing.set()
-        for event in events:  # before the change of state that comes with it
-            if isinstance(event, Disconnected) and event.reason == "silent":
-                sentence, remedy = f"The server is silent: {event.detail}", _REMEDIES["server_silent"]
-                self._link_problem = (StreamProblem("server_silent", sentence, remedy),)
+        # The last event; it is known before the change of state that comes with it.
+        if events and isinstance(last := events[-1], Disconnected) and last.reason == "silent":
+            sentence, remedy = f"The server is silent: {last.detail}", _REMEDIES["server_silent"]
+            self._link_problem = (StreamProblem("server_silent", sentence, remedy),)
         for event in events:
             match event:
-                case LoggedIn():
-                    if (cursor := self._on_login(event.epoch, event.user)) is not None:
-                        self.cursor = cursor
-                        self._ending = Ending("again", "the cursor of this user is known")
-                        self._disconnected = True
-                        return
                 case StreamItem():
                     # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor
                     if isinstance(event.value, Heartbeat):
                         self._server_problems = server_problems(event.value)
+                case LoggedIn():
+                    if (cursor := self._on_login(event.epoch, event.user)) is not None:
+                        self.cursor = cursor
+                        self._ending = Ending("again", "the cursor of this user is known")
+                        self._disconnected = True
+                        return
                 case StateChanged():
                     if event.state != "stale":
                         self._link_problem = ()

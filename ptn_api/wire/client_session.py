@@ -26,12 +26,13 @@ Rules
   filters, and cannot resume. It may count each connection's messages from 0: sequences are compared only
   within a connection, from its first message on, and every later login is a `Gap`.
 - Heartbeats are the sign of life. During a replay, and in version 1, any frame is.
+- A subscribe is answered, or refused, within the login's timeout, whatever else arrives.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -175,6 +176,10 @@ class Phase(enum.Enum):
     BROKEN = "broken"
 
 
+_BROKEN = Phase.BROKEN
+"""For every frame: Python 3.10 and 3.11 look members of an enum up slowly."""
+
+
 class Input(enum.Enum):
     ACCEPTED = "accepted"
     SUBSCRIBE = "subscribe"
@@ -231,7 +236,7 @@ class ClientSession:
 
     `cursor` is where to continue, and moves as messages arrive. With `subscription` None it logs in without
     subscribing. `known_gap` is the sequence after which an earlier connection found a gap already. Times are
-    ms; `login_ms` is the timeout for the login's answer.
+    ms; `login_ms` is the timeout for the answers to the login and to a subscribe.
     """
 
     def __init__(
@@ -255,8 +260,11 @@ class ClientSession:
         self._subscription = subscription
         self._known_gap = known_gap
         self._ping_ms = ping_ms
+        self._login_ms = login_ms
         self._timeout_ms = login_ms
         self._silence_ms = 0
+        self._unanswered_ms: int | None = None
+        """How long a subscribe has been waiting for its answer, if one is."""
         self._since_ping_ms = 0
         self._resumes = False
         self._counts = False
@@ -265,7 +273,11 @@ class ClientSession:
         """Whether the next message may skip sequences: the subscription has just changed."""
         self._replay_until = -1
         self._source_stale = False
+        self._version_2 = False
+        self._settled = False
+        """Whether every message up to a heartbeat's head has arrived, as far as it was subscribed to."""
         self._outbox: list[str] = []
+        self._events: list[Event] = []
 
     # --- in and out ---------------------------------------------------------------------------------------
 
@@ -281,7 +293,7 @@ class ClientSession:
 
     def receive(self, data: bytes | str, wall_ms: int) -> list[Event]:
         """Handles a frame from the server; `wall_ms` is the time of its arrival by our clock, epoch ms."""
-        if self.phase is Phase.BROKEN:
+        if self.phase is _BROKEN:
             return []
         try:
             frame = server_frames.read_frame(data)
@@ -289,9 +301,32 @@ class ClientSession:
             return [ProtocolWarning(f"malformed frame from the server: {error}")]
         # Once heartbeats are due, nothing else counts: they alone prove that no order is missing.
         heartbeats_due = self._version_2 and self._settled and self.state != "replaying"
-        if isinstance(frame, Heartbeat) or not heartbeats_due:
+        if not heartbeats_due or isinstance(frame, Heartbeat):
             self._silence_ms = 0
-        return list(self._handle(frame, wall_ms))
+        match frame:
+            case OrderMessage():
+                self._orders((frame,))
+            case OrderBatch():
+                self._orders(frame.messages)
+            case ChangedPosition() | PositionsRemoved():
+                self._events.append(StreamItem(frame, self.cursor))
+            case Heartbeat():
+                self._heartbeat(frame)
+            case Pong():
+                self._learn_offset(frame.client_timestamp, frame.server_timestamp, wall_ms)
+            case LoginAccepted() | SubscriptionAnswer() | Resumed() | ResumeFailed():
+                self._answer(frame, wall_ms)
+            case AuthFailure() if frame.code == _EVICTED:
+                self._events.append(Evicted(frame.message))
+            case AuthFailure() if self.login is None:
+                self._events.append(Refused(frame.message, frame.code))
+            case AuthFailure() | Error():
+                self._unanswered_ms = None  # it may be about the subscribe
+                self._warn(f"error from the server: {frame.code or 'error'}: {frame.message}")
+            case None:
+                pass
+        events, self._events = self._events, []
+        return events
 
     def tick(self, elapsed_ms: int, wall_ms: int) -> list[Event]:
         """Counts time spent waiting for frames; other time, as in a slow handler, must not be counted."""
@@ -299,9 +334,15 @@ class ClientSession:
             return []
         self._silence_ms += elapsed_ms
         self._since_ping_ms += elapsed_ms
+        if self._unanswered_ms is not None:
+            self._unanswered_ms += elapsed_ms
+        detail = None
         if self._silence_ms > self._timeout_ms:
-            self._move(Input.BREAK)
             detail = f"nothing received for {self._silence_ms} ms"
+        elif self._unanswered_ms is not None and self._unanswered_ms > self._login_ms:
+            detail = f"no answer to the subscribe for {self._unanswered_ms} ms"
+        if detail is not None:
+            self._move(Input.BREAK)
             return [StateChanged("stale"), Disconnected("silent", detail)]
         if self.login is not None and self._since_ping_ms >= self._ping_ms:
             self._ping(wall_ms)
@@ -323,34 +364,11 @@ class ClientSession:
 
     # --- frames -------------------------------------------------------------------------------------------
 
-    def _handle(self, frame: server_frames.ServerFrame | None, wall_ms: int) -> Iterator[Event]:
-        match frame:
-            case OrderMessage():
-                yield from self._order(frame)
-            case OrderBatch():
-                for message in frame.messages:
-                    yield from self._order(message)
-            case ChangedPosition() | PositionsRemoved():
-                yield StreamItem(frame, self.cursor)
-            case Heartbeat():
-                yield from self._heartbeat(frame)
-            case Pong():
-                self._learn_offset(frame.client_timestamp, frame.server_timestamp, wall_ms)
-            case LoginAccepted() | SubscriptionAnswer() | Resumed() | ResumeFailed():
-                yield from self._answer(frame, wall_ms)
-            case AuthFailure() if frame.code == _EVICTED:
-                yield Evicted(frame.message)
-            case AuthFailure() if self.login is None:
-                yield Refused(frame.message, frame.code)
-            case AuthFailure() | Error():
-                yield ProtocolWarning(f"error from the server: {frame.code or 'error'}: {frame.message}")
-            case None:
-                pass
-
-    def _answer(self, frame: Answer, wall_ms: int) -> Iterator[Event]:
+    def _answer(self, frame: Answer, wall_ms: int) -> None:
         if isinstance(frame, SubscriptionAnswer):
             if frame.status != "success":
-                yield ProtocolWarning(f"error from the server: {frame.action}: {frame.message}")
+                self._unanswered_ms = None
+                self._warn(f"error from the server: {frame.action}: {frame.message}")
                 return
             if frame.received_timestamp is not None:
                 self._learn_offset(frame.sender_timestamp, frame.received_timestamp, wall_ms)
@@ -358,35 +376,34 @@ class ClientSession:
                 return
             if frame.unknown_miners:
                 names = ", ".join(frame.unknown_miners[:_NAMED_MINERS])
-                yield ProtocolWarning(f"the validator has no such miner at present: {names}")
+                self._warn(f"the validator has no such miner at present: {names}")
         event = _INPUTS[type(frame)]
         if event not in TRANSITIONS[self.phase]:
-            yield ProtocolWarning(
-                f"unexpected frame from the server: {event.value}, while {self.phase.value}"
-            )
+            self._warn(f"unexpected frame from the server: {event.value}, while {self.phase.value}")
             return
         before = self.phase
         self._move(event)
         match frame:
             case LoginAccepted():
-                yield from self._accepted(frame, wall_ms)
+                self._accepted(frame, wall_ms)
             case SubscriptionAnswer():
                 if before is Phase.SUBSCRIBING and self.state != "replaying":
-                    yield from self._enter("live")
+                    self._enter("live")
             case Resumed():
                 self._replay_until = frame.head
-                yield from self._enter("live" if frame.head <= self.cursor.sequence else "replaying")
+                self._enter("live" if frame.head <= self.cursor.sequence else "replaying")
             case ResumeFailed():
                 gap = Gap(self.cursor.sequence, frame.head + 1, frame.reason)
                 self.cursor = Cursor(frame.head, frame.epoch)
-                yield from self._enter("resync")
-                yield StreamItem(gap, self.cursor)
-                yield from self._enter("live")
+                self._enter("resync")
+                self._events.append(StreamItem(gap, self.cursor))
+                self._enter("live")
 
-    def _accepted(self, frame: LoginAccepted, wall_ms: int) -> Iterator[Event]:
+    def _accepted(self, frame: LoginAccepted, wall_ms: int) -> None:
         self.login = frame
+        self._version_2 = frame.version >= 2 and frame.epoch is not None
         if frame.user:
-            yield LoggedIn(frame.epoch, frame.user)
+            self._events.append(LoggedIn(frame.epoch, frame.user))
         self._timeout_ms = 2 * (frame.heartbeat_ms if self._version_2 else self._ping_ms)
         self._silence_ms = 0
         ours, theirs = self.cursor, Cursor(frame.current_sequence, frame.epoch)
@@ -398,59 +415,59 @@ class ClientSession:
             if ours.epoch != theirs.epoch:
                 reason = "epoch"
             elif not self._counts and ours.sequence < 0:
-                yield ProtocolWarning("this server cannot resume: orders missed later are reported as gaps")
+                self._warn("this server cannot resume: orders missed later are reported as gaps")
             gap = Gap(ours.sequence, theirs.sequence + 1, reason) if ours.sequence >= 0 else None
             self.cursor = theirs
-            yield StreamItem(gap, theirs)
+            self._events.append(StreamItem(gap, theirs))
         if self._subscription is not None:
             self._subscribe(wall_ms)
         self._ping(wall_ms)
 
-    def _order(self, message: OrderMessage) -> Iterator[Event]:
-        if self.phase is Phase.BROKEN:
-            return
-        last = self.cursor.sequence
-        if self._counts:
-            if message.sequence <= last:
-                self.repeats += 1
-                return
-            if message.sequence != last + 1 and self._gapless:
-                event = self._gap_before(message.sequence)
-                yield event
-                if isinstance(event, Disconnected):
+    def _orders(self, messages: Sequence[OrderMessage]) -> None:
+        for message in messages:
+            last, epoch = self.cursor
+            sequence = message.sequence
+            if self._counts and sequence != last + 1:
+                if sequence <= last:
+                    self.repeats += 1
+                    continue
+                if self._gapless and not self._gap_before(sequence):
                     return
-        self._counts = True
-        self._may_skip = False
-        self.cursor = Cursor(message.sequence, self.cursor.epoch)
-        wanted = self._version_2 or server_frames.matches(message, self._subscription)
-        yield StreamItem(message if wanted else None, self.cursor)
-        if self.state == "replaying" and (message.sequence >= self._replay_until or not message.replay):
-            yield from self._enter("live")
+            self._counts = True
+            self._may_skip = False
+            self.cursor = cursor = Cursor(sequence, epoch)
+            wanted = self._version_2 or server_frames.matches(message, self._subscription)
+            self._events.append(StreamItem(message if wanted else None, cursor))
+            if self.state == "replaying" and (sequence >= self._replay_until or not message.replay):
+                self._enter("live")
 
-    def _gap_before(self, next_sequence: int) -> StreamItem | Disconnected:
-        """Messages after the cursor are missing: reconnects for them, once, then reports the gap."""
+    def _gap_before(self, next_sequence: int) -> bool:
+        """Messages after the cursor are missing: reconnects for them, once, then reports the gap.
+
+        Returns whether the connection goes on.
+        """
         last = self.cursor.sequence
         if self._version_2 and self._known_gap != last:
             self._move(Input.BREAK)
-            return Disconnected("gap", f"messages between {last} and {next_sequence} are missing")
+            detail = f"messages between {last} and {next_sequence} are missing"
+            self._events.append(Disconnected("gap", detail))
+            return False
         self.cursor = Cursor(next_sequence - 1, self.cursor.epoch)
-        return StreamItem(Gap(last, next_sequence, "hole"), self.cursor)
+        self._events.append(StreamItem(Gap(last, next_sequence, "hole"), self.cursor))
+        return True
 
-    def _heartbeat(self, frame: Heartbeat) -> Iterator[Event]:
+    def _heartbeat(self, frame: Heartbeat) -> None:
         self._source_stale = frame.stale
         if frame.head > self.cursor.sequence and self._settled:
-            if self._gapless:
-                event = self._gap_before(frame.head + 1)
-                yield event
-                if isinstance(event, Disconnected):
-                    return
-            else:
+            if not self._gapless:
                 self.cursor = Cursor(frame.head, self.cursor.epoch)
                 self._may_skip = False
-        yield StreamItem(frame, self.cursor)
+            elif not self._gap_before(frame.head + 1):
+                return
+        self._events.append(StreamItem(frame, self.cursor))
         caught_up = self.state == "replaying" and frame.head >= self._replay_until
         if self.state in ("live", "stale") or caught_up:
-            yield from self._enter("live")
+            self._enter("live")
 
     # --- helpers ------------------------------------------------------------------------------------------
 
@@ -459,31 +476,26 @@ class ClientSession:
         return self.cursor.sequence >= 0 and self.cursor.epoch is not None
 
     @property
-    def _version_2(self) -> bool:
-        return self.login is not None and self.login.version >= 2 and self.login.epoch is not None
-
-    @property
-    def _settled(self) -> bool:
-        """Whether every message up to a heartbeat's head has arrived, as far as it was subscribed to."""
-        return self.phase in (Phase.IDLE, Phase.FLOWING)
-
-    @property
     def _gapless(self) -> bool:
         """Whether the next sequence must be cursor + 1."""
         sub = self._subscription
         return sub is not None and sub.miners is None and sub.trade_pairs is None and not self._may_skip
 
-    def _enter(self, state: State) -> Iterator[Event]:
+    def _enter(self, state: State) -> None:
         if state == "live" and self._source_stale:
             state = "stale"
         if state != self.state:
             self.state = state
-            yield StateChanged(state)
+            self._events.append(StateChanged(state))
+
+    def _warn(self, message: str) -> None:
+        self._events.append(ProtocolWarning(message))
 
     def _subscribe(self, wall_ms: int) -> None:
         assert self._subscription is not None
         self._move(Input.RESUME if self._resumes else Input.SUBSCRIBE)
         self._resumes = False
+        self._unanswered_ms = 0
         # Version 1 has no filters: `_order` applies them.
         subscription = self._subscription if self._version_2 else Subscribe(all=True)
         self._send(msgspec.structs.replace(subscription, sender_timestamp=wall_ms))
@@ -501,3 +513,6 @@ class ClientSession:
 
     def _move(self, event: Input) -> None:
         self.phase = TRANSITIONS[self.phase][event]
+        self._settled = self.phase in (Phase.IDLE, Phase.FLOWING)
+        if self._settled:
+            self._unanswered_ms = None

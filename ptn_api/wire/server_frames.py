@@ -123,9 +123,9 @@ class _Head(msgspec.Struct):
     status: str = ""
 
 
-_DECODERS = {
-    kind: msgspec.json.Decoder(kind) for kind in (*_KINDS.values(), *_STATUSES.values(), OrderMessage)
-}
+_DECODERS = {kind: msgspec.json.Decoder(kind) for kind in (*_KINDS.values(), *_STATUSES.values())}
+_batch = msgspec.json.Decoder(OrderBatch)
+_message = msgspec.json.Decoder(OrderMessage)
 _head = msgspec.json.Decoder(_Head)
 _data = msgspec.json.Decoder(MessageData)
 _keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -141,17 +141,14 @@ def read_frame(data: bytes | str) -> ServerFrame | None:
     Raises InvalidInputError, code `not_json` or `bad_frame`.
     """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    kind: Any
+    if raw.startswith(_MESSAGE_START):
+        return codec.decoded(_message, data)
     if raw.startswith(_BATCH_START):
-        kind = OrderBatch
-    elif raw.startswith(_MESSAGE_START):
-        kind = OrderMessage
-    else:
-        head = codec.decoded(_head, raw)
-        if head.type:
-            kind = _KINDS.get(head.type)
-        else:
-            kind = OrderMessage if head.sequence is not None else _STATUSES.get(head.status)
+        return codec.decoded(_batch, data)
+    head = codec.decoded(_head, raw)
+    if not head.type and head.sequence is not None:
+        return codec.decoded(_message, data)
+    kind = _KINDS.get(head.type) if head.type else _STATUSES.get(head.status)
     if kind is None:
         return None
     frame: ServerFrame = codec.decoded(_DECODERS[kind], data)

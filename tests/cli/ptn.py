@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
-import pty
 import re
 import shlex
 import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -88,6 +85,10 @@ class Ptn:
 
     def on_terminal(self, *arguments: object, columns: int = 160, statuses: Sequence[int] = (0,)) -> str:
         """Runs to the end on a pseudo-terminal of this width and returns what it shows."""
+        import fcntl  # not on Windows, as these all
+        import pty
+        import termios
+
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         process = subprocess.Popen(

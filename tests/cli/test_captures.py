@@ -10,9 +10,9 @@ from typing import Any
 import typer.main
 
 from ptn_api.cli.app import app
+from tests.answering import answering
 from tests.cli.ptn import Ptn
 from tests.cli.test_client_commands import ENTITY, MINER
-from tests.client.test_rest_transport import answering
 from tests.live import Live
 
 COLUMNS = 80

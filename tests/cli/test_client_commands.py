@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ptn_api.client import Replay
+from tests.answering import answering
 from tests.cli.ptn import Ptn
-from tests.client.test_rest_transport import answering
 from tests.live import Live
 from tests.waiting import PATIENCE_S, until
 

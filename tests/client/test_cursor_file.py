@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import itertools
 import logging
 import os
@@ -406,6 +405,7 @@ def test_a_file_system_without_locks(
     number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is said once, nobody is blamed, and the cursor is kept."""
+    fcntl = pytest.importorskip("fcntl")
 
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))

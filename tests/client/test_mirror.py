@@ -16,8 +16,8 @@ from ptn_api.client.mirror import PositionMirror, open_mirror
 from ptn_api.client.rest import Retries
 from ptn_api.client.testing import quick_timing
 from ptn_api.errors import AuthenticationError, SettingsError
+from tests.answering import answering
 from tests.client.test_real_server import REST_KEY, some, url
-from tests.client.test_rest_transport import answering
 from tests.factories import MINER, T0, uuid
 from tests.rest.serving import FakeClock, filled_log, serving
 from tests.stream.live import LiveStream, running

@@ -13,8 +13,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import uvloop
 
 from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.errors import ClientError, ServerUnreachableError, SettingsError
+from tests.answering import answering
 from tests.factories import order, position, written
 from tests.ports import reserved_ports
 from tests.rest.serving import HOUR, NOW, filled_log, serving
@@ -33,33 +33,6 @@ from tests.system.nginx import NGINX, run_nginx
 
 ONCE = Retries(times=0)
 CHECKPOINT = json.dumps({"positions": {f"5Miner{n}": {"positions": []} for n in range(2_000)}}).encode()
-
-
-@contextmanager
-def answering(
-    respond: Callable[[BaseHTTPRequestHandler], object], protocol: str = "HTTP/1.1"
-) -> Iterator[str]:
-    """A server whose handler calls `respond`; yields its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = protocol
-        wbufsize = -1
-
-        def do_GET(self) -> None:
-            respond(self)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def named_after_path(handler: BaseHTTPRequestHandler) -> None:

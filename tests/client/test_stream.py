@@ -29,7 +29,7 @@ class Follower:
     def __init__(self, server: FakeServer, timing: Timing, state_dir: Path, **options: Any) -> None:
         self.messages: list[PTNWebSocketMessage] = []
         self.gaps: list[Gap] = []
-        self.states: list[str] = []
+        self.states: list[StreamState] = []
         self.stale: list[PTNWebSocketMessage] = []
         self.stream: Stream = connect(
             server.url,
@@ -220,6 +220,31 @@ async def test_a_silent_server_is_noticed(timing: Timing, follow: Any) -> None:
             server.order()
             await follower.received(1)
             await follower.live()
+
+
+async def test_a_subscribe_without_an_answer_times_out(follow: Any) -> None:
+    """After `Timing.connect`, although heartbeats arrive: a first one, and one that resumes."""
+    hasty = Timing(connect=0.2, close=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
+    with FakeServer() as server:
+        server.mute = True
+
+        def is_told() -> bool:
+            server.heartbeat()
+            problems = {problem.code for state in follower.states for problem in state.problems}
+            return "stale" in follower.states and "server_silent" in problems
+
+        async with follow(server, timing=hasty) as follower:
+            await until_async(is_told)
+            server.mute = False
+            await follower.live()
+            server.mute = True
+            follower.states.clear()
+            server.cut()
+            server.order()
+            await until_async(is_told)
+            server.mute = False
+            await follower.received(1)
+            assert follower.gaps == []
 
 
 async def test_a_login_without_an_answer_times_out(timing: Timing, follow: Any) -> None:

@@ -496,6 +496,57 @@ def test_an_unanswered_login_breaks_the_connection() -> None:
     assert isinstance(subject.tick(200, NOW)[-1], Disconnected)
 
 
+@pytest.mark.parametrize("cursor", [NEW, Cursor(10, E)])
+def test_an_unanswered_subscribe_breaks_the_connection(cursor: Cursor) -> None:
+    """After the login timeout, although heartbeats arrive: no order would, either."""
+    subject = session(cursor, login_ms=2_500)
+    feed(subject, success(10))
+    for _ in range(2):
+        assert subject.tick(1_000, NOW) == []
+        feed(subject, heartbeat(10))
+    events = subject.tick(1_000, NOW)
+    assert states(events) == ["stale"]
+    assert isinstance(events[-1], Disconnected)
+
+
+def test_a_status_does_not_answer_a_resume() -> None:
+    """Only `resumed` or `resume_failed` does."""
+    subject = session(Cursor(10, E), login_ms=1_500)
+    feed(subject, success(10), status())
+    assert subject.tick(1_000, NOW) == []
+    feed(subject, heartbeat(10))
+    assert isinstance(subject.tick(1_000, NOW)[-1], Disconnected)
+
+
+def test_every_subscribe_has_the_whole_timeout() -> None:
+    """And none is waited for once it was ended."""
+    subject = live(login_ms=1_500)
+    subject.subscribe(ALL, NOW)
+    subject.tick(1_000, NOW)
+    feed(subject, heartbeat(10))
+    subject.subscribe(ALL, NOW)
+    assert subject.tick(1_000, NOW) == []
+    subject.unsubscribe(NOW)
+    feed(subject, heartbeat(10))
+    assert subject.tick(1_000, NOW) == []
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        status() | {"status": "error", "message": "no", "code": "NOT_SERVED"},
+        {"type": "error", "code": "bad_frame", "message": "no"},
+    ],
+)
+def test_a_refused_subscribe_was_answered(refusal: dict[str, Any]) -> None:
+    """Another connection would be refused, too."""
+    subject = session(login_ms=1_500)
+    feed(subject, success(10), refusal)
+    for _ in range(3):
+        assert subject.tick(1_000, NOW) == []
+        feed(subject, heartbeat(10))
+
+
 def test_it_pings_regularly() -> None:
     """For the clock offset, and to detect a dead version 1 server."""
     subject = live(ping_ms=300)

@@ -145,7 +145,7 @@ const INPUTS = {
 /**
  * The protocol state of one connection. `cursor` is where to continue, and moves as messages arrive. Without a
  * subscription it only logs in. `knownGap` is the sequence after which an earlier connection found a gap
- * already. Times are ms; `loginMs` is the timeout for the login's answer.
+ * already. Times are ms; `loginMs` is the timeout for the answers to the login and to a subscribe.
  */
 export class ClientSession {
   cursor: Cursor;
@@ -160,8 +160,11 @@ export class ClientSession {
   readonly #knownGap: number | null;
   readonly #oneWay: boolean;
   #subscription: Subscription | null;
+  readonly #loginMs: number;
   #timeoutMs: number;
   #silenceMs = 0;
+  /** How long a subscribe has been waiting for its answer, if one is. */
+  #unansweredMs: number | null = null;
   #sincePingMs = 0;
   #resumes = false;
   /** Whether the next message's sequence can be compared with the cursor's. */
@@ -193,7 +196,8 @@ export class ClientSession {
     this.#knownGap = options.knownGap ?? null;
     this.#oneWay = options.oneWay ?? false;
     this.#pingMs = options.pingMs ?? 15_000;
-    this.#timeoutMs = options.loginMs ?? 10_000;
+    this.#loginMs = options.loginMs ?? 10_000;
+    this.#timeoutMs = this.#loginMs;
   }
 
   // --- in and out -------------------------------------------------------------------------------------------
@@ -239,10 +243,14 @@ export class ClientSession {
     if (this.phase === "broken") return [];
     this.#silenceMs += elapsedMs;
     this.#sincePingMs += elapsedMs;
-    if (this.#silenceMs > this.#timeoutMs) {
+    if (this.#unansweredMs !== null) this.#unansweredMs += elapsedMs;
+    let detail: string | null = null;
+    if (this.#silenceMs > this.#timeoutMs) detail = `nothing received for ${this.#silenceMs} ms`;
+    else if (this.#unansweredMs !== null && this.#unansweredMs > this.#loginMs)
+      detail = `no answer to the subscribe for ${this.#unansweredMs} ms`;
+    if (detail !== null) {
       this.#move("break");
       this.#emit({ kind: "state", state: "stale" });
-      const detail = `nothing received for ${this.#silenceMs} ms`;
       this.#emit({ kind: "disconnected", reason: "silent", detail });
     } else if (this.login !== null && this.#sincePingMs >= this.#pingMs) {
       this.#ping(wallMs);
@@ -293,14 +301,17 @@ export class ClientSession {
           return this.#emit({ kind: "evicted", message: frame.message });
         if (frame.type === "refusal" && this.login === null)
           return this.#emit({ kind: "refused", message: frame.message, code: frame.code });
+        this.#unansweredMs = null; // it may be about the subscribe
         return this.#warn(`error from the server: ${frame.code || "error"}: ${frame.message}`);
     }
   }
 
   #answer(frame: LoginAccepted | SubscriptionAnswer | Resumed | ResumeFailed, wallMs: number): void {
     if (frame.type === "subscription_status") {
-      if (frame.status !== "success")
+      if (frame.status !== "success") {
+        this.#unansweredMs = null;
         return this.#warn(`error from the server: ${frame.action}: ${frame.message}`);
+      }
       if (frame.received_timestamp !== null)
         this.#learnOffset(frame.sender_timestamp, frame.received_timestamp, wallMs);
       if (frame.action !== "subscribe") return;
@@ -442,6 +453,7 @@ export class ClientSession {
     const first = this.#resumes;
     this.#move(first ? "resume" : "subscribe");
     this.#resumes = false;
+    this.#unansweredMs = 0;
     // Version 1 has no filters: `#order` applies them.
     const subscription = this.#version2 ? { ...this.#subscription } : { all: true };
     const revision = first ? (this.cursor.revision ?? undefined) : undefined;
@@ -483,6 +495,7 @@ export class ClientSession {
 
   #move(input: Input): void {
     this.phase = TRANSITIONS[this.phase][input] ?? this.phase;
+    if (this.#settled) this.#unansweredMs = null;
   }
 }
 

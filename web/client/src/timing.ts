@@ -1,6 +1,6 @@
 /** Timeouts and delays of the stream, in milliseconds. */
 export interface Timing {
-  /** Timeout for the connection and for each step of the login. */
+  /** Timeout for the connection, for each step of the login, and for the answer to the subscribe. */
   connect: number;
   /** Longest wait for the closing handshake. */
   close: number;

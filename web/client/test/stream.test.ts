@@ -339,6 +339,26 @@ test("an eviction is told from a loss", async (t) => {
   assert.deepEqual([...new Set(codes)], ["evicted"]);
 });
 
+test("a subscribe without an answer is given up in time, although heartbeats arrive", async (t) => {
+  const beat = { type: "heartbeat", head: 4, revision: 1, timestamp: 1, source_ms: null, stale: false };
+  const mute: Script = async (socket, frames) => {
+    await frames.next();
+    send(socket, LOGIN);
+    const beats = setInterval(() => send(socket, beat), 10);
+    socket.on("close", () => clearInterval(beats));
+  };
+  const accept: Script = async (socket, frames) => {
+    await frames.next();
+    send(socket, LOGIN, CONFIRMED, message(5));
+  };
+  const { url } = await socketServer(t, mute, accept);
+  const codes: string[] = [];
+  const onState = ({ problems }: { problems: { code: string }[] }): void => void codes.push(...problems.map((p) => p.code));
+  const timing = { ...QUICK, connect: 200 };
+  assert.deepEqual(numbers(await take(stream(url, { ...options, timing, WebSocket, onState }), 1)), [5]);
+  assert.ok(codes.includes("server_silent"));
+});
+
 test("a server that never answers the handshake is given up in time", async (t) => {
   const { url } = await serving(t, () => {});
   const codes: string[] = [];
