@@ -37,7 +37,8 @@ def orders(server: FakeServer, timing: Timing, tmp_path: Path) -> Callable[..., 
 
 
 def first_of(following: Following, server: FakeServer) -> int:
-    """Waits until the follower is live, and receives an order."""
+    """Waits until the follower, which has not connected so far, is live, and receives an order."""
+    until(lambda: not server.clients, what="the end of an earlier connection")
     with in_thread(lambda: (server.wait_until_live(), server.order())):
         return next(following).sequence
 
