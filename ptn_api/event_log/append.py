@@ -225,14 +225,14 @@ def rewritten(
     `returned`: the position had been removed, so readers have discarded its orders; all of them and the
     layout count as changed.
     """
-    if returned:
-        known: dict[tuple[str, int], tuple[bytes, int]] = {}
+    if returned or not old.uuids:
+        revisions = [revision] * len(texts)
     else:
         known = dict(zip(_keys(old.uuids), zip(old.texts, old.revisions, strict=True), strict=True))
-    revisions = []
-    for key, text in zip(_keys(uuids), texts, strict=True):
-        before = known.get(key)  # by uuid, not by index: a moved order has not changed
-        revisions.append(before[1] if before is not None and before[0] == text else revision)
+        revisions = []
+        for key, text in zip(_keys(uuids), texts, strict=True):
+            before = known.get(key)  # by uuid, not by index: a moved order has not changed
+            revisions.append(before[1] if before is not None and before[0] == text else revision)
     only_appended = not returned and tuple(uuids[: len(old.uuids)]) == old.uuids
     return OrderList(
         uuids=tuple(uuids),

@@ -54,7 +54,7 @@ def pack(content: bytes, *, stored: bytes | None = None) -> PackedDocument:
     digest = hashlib.blake2b(content, digest_size=16).digest()
     if digest == stored:
         return PackedDocument(0, digest, [])
-    packed = zstandard.ZstdCompressor(level=3).compress(content)
+    packed = zstandard.ZstdCompressor(level=1).compress(content)
     chunks = [packed[at : at + _CHUNK_BYTES] for at in range(0, len(packed), _CHUNK_BYTES)]
     return PackedDocument(secrets.randbits(62), digest, chunks)
 

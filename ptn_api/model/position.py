@@ -224,6 +224,8 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _position = msgspec.json.Decoder(Position)
 _anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
+_ORDERS_HERE = b"\0"
+"""Marks where the orders were cut out: a character that JSON does not contain."""
 _MAX_DEPTH = 48
 _MOST_MALFORMED_ORDERS = 10_000
 """Beyond that, the file is refused: no order may wait for seconds until a million of them were examined."""
@@ -351,14 +353,6 @@ def _check_nesting(text: bytes) -> None:
 def _cut(body: bytes) -> PositionText:
     keys = _raw_object.decode(msgspec.json.format(body, indent=-1))
     orders = tuple(bytes(order) for order in _raw_list.decode(keys["orders"]))
-    head = bytearray(b"{")
-    orders_at = 0
-    for key, value in keys.items():
-        if len(head) > 1:
-            head += b","
-        if key == "orders":
-            head += _EMPTY_ORDERS
-            orders_at = len(head) - 1
-        else:
-            head += msgspec.json.encode(key) + b":" + bytes(value)
-    return PositionText(header=bytes(head + b"}"), orders_at=orders_at, orders=orders)
+    keys["orders"] = msgspec.Raw(b"[" + _ORDERS_HERE + b"]")
+    head, tail = msgspec.json.encode(keys).split(_ORDERS_HERE)
+    return PositionText(header=head + tail, orders_at=len(head), orders=orders)

@@ -18,10 +18,10 @@ import msgspec
 
 __all__ = ["null_for_nan", "repair_list", "repair_object"]
 
-_OUTLINE = bytes.maketrans(b"123456789E", b"000000000e")
-_SUSPECTS = (b"NaN", b"Infinity", b"e000", b"e+000", b"0" * 309)
-"""What a value beyond JSON or beyond a float contains, after `_OUTLINE`."""
-_SUSPECT = re.compile(rb"NaN|Infinity|e\+?000|0{309}")
+_OUTLINE = bytes.maketrans(b"123456789E+", b"000000000e0")
+_SUSPECTS = (b"NaN", b"Infinity", b"e000", b"0" * 309)
+"""What a value beyond JSON or beyond a float contains, after `_OUTLINE`; `1e+16` does as well."""
+_SUSPECT = re.compile(rb"NaN|Infinity|e000|0{309}")
 _WORD = re.compile(rb"[-+.0-9A-Za-z]+")
 _NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
 _NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")

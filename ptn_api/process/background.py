@@ -110,8 +110,8 @@ async def collect_garbage(*, every_ms: int = 30_000) -> None:
     """Collects the garbage that only a full collection finds, at most this often.
 
     Python runs one whenever the number of objects has grown by a quarter: repeatedly while thousands of
-    connections are opened, and each stops the process for 40 to 240 ms. Objects that exist at the first
-    collection are frozen, so later ones do not examine them.
+    connections are opened or positions read, and each stops the process for 40 to 240 ms. Objects that exist
+    at the first collection are frozen, so later ones do not examine them.
     """
     thresholds, known = gc.get_threshold(), False
     gc.set_threshold(*thresholds[:2], _NEVER)

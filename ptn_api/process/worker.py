@@ -95,6 +95,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
     control_tasks = [
         asyncio.create_task(control.report_alive()),
         asyncio.create_task(control.end_with_supervisor()),
+        asyncio.create_task(collect_garbage()),
     ]
     functions = {
         "intake": _run_intake,
@@ -240,7 +241,6 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         ),
         flush_usage(usage, UsageFile(data_dir), control.problems, every_ms=settings.usage_flush_ms),
         watch_loop(sources.loop_lag, control.problems),
-        collect_garbage(),
     ]
     control.problems.watch(lambda: key_file.findings)
     control.problems.watch(lambda: {"log_damaged": event_log.damaged()})

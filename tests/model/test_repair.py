@@ -52,6 +52,7 @@ def test_null_takes_the_place_of_what_is_not_a_number(value: Any, is_ascii: bool
         (b"[" + b"1" * 400 + b"," + b"9" * 308 + b"]", b"[null," + b"9" * 308 + b"]"),
         (b'["1e999", "5Ge123NaN", "\\"", 1e999]', b'["1e999", "5Ge123NaN", "\\"", null]'),
         (b"[NaNs, xNaN, 1e9999x]", b"[NaNs, xNaN, 1e9999x]"),
+        (b"[1e+16,1.5E+22,-1e+308,2e+308]", b"[1e+16,1.5E+22,-1e+308,null]"),
     ],
 )
 def test_numbers_beyond_a_float_are_none(text: bytes, sound: bytes) -> None:
