@@ -138,8 +138,8 @@ class SqliteWriter(SqliteReader):
                 append.apply(batch)
             append.finish()
             state.ready = True
-        self._notifier.notify()  # first: readers build their state during the checkpoint
         self._checkpoint()
+        self._notifier.notify()
         return _reported(state, append)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
