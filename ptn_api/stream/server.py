@@ -268,7 +268,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         self._buffer = memoryview(bytearray(_READ_BYTES))
         """What is read. asyncio's TLS writes to slices of it."""
         self._unparsed = b""
-        """What the next turn of the loop parses first. asyncio's TLS of Python 3.10 delivers more in between."""
+        """What the next turn of the loop parses first. TLS of asyncio on 3.10 delivers more in between."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
