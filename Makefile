@@ -26,7 +26,7 @@ PAGE := ptn_api/page/index.html
 PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
 PAGE_MODULES := web/page/node_modules/.package-lock.json
 
-.PHONY: help setup serve simulate page web dist release release-files image cluster check test test-client \
+.PHONY: help setup serve simulate page web dist release release-files image cluster check test coverage test-client \
 	test-lowest lint lint-workflows docs descriptions lock bench soak fuzz \
 	screenshots optional-page clean
 
@@ -168,8 +168,16 @@ check: lint  ## lint and run the quick tests, in under a minute
 
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
-test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) $(TOOLS) optional-page  ## run every test; ARGS=tests/rest for one folder
+test coverage: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) $(TOOLS) optional-page
+test:  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full --numprocesses=2 --dist=worksteal) $(ARGS)
+
+# The processes that tests start write their data as they end. The floor is in pyproject.toml.
+coverage:  ## measure what the tests cover, in all processes; fails below a floor
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --hypothesis-profile=quick --numprocesses=2 --dist=worksteal $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # The client and its commands run on systems on which the server does not. Tests that need the server are skipped
 # (tests/server_packages.py).

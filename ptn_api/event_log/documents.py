@@ -107,8 +107,8 @@ def _find(db: sqlite3.Connection, name: str, miner: str) -> tuple[Any, ...] | No
 
 def update_fingerprint(db: sqlite3.Connection, change: DocumentWritten) -> None:
     db.execute(
-        "UPDATE documents SET fingerprint = ?1 WHERE name = ?2 AND miner = ?3 AND fingerprint <> ?1",
-        (change.fingerprint, change.document.value, change.miner_hotkey),
+        "UPDATE documents SET fingerprint = ? WHERE name = ? AND miner = ? AND fingerprint <> ?",
+        (change.fingerprint, change.document.value, change.miner_hotkey, change.fingerprint),
     )
 
 

@@ -267,6 +267,8 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         """Whether everything further is thrown away, until the connection's end."""
         self._buffer = memoryview(bytearray(_READ_BYTES))
         """What is read. asyncio's TLS writes to slices of it."""
+        self._unparsed = b""
+        """What the next turn of the loop parses first. TLS of asyncio on 3.10 delivers more in between."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
@@ -309,9 +311,10 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             self._handshake = None
             self._feed(found.for_picows() + found.rest)
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes = b"") -> None:
         """Parses what was read; of many frames, some in each turn of the loop, and reads on after that."""
-        part, rest = data[:_PARSED_BYTES], data[_PARSED_BYTES:]
+        data = self._unparsed + data
+        part, self._unparsed = data[:_PARSED_BYTES], data[_PARSED_BYTES:]
         while part and not (self._discarding or self._socket.is_closing()):
             buffer = super().get_buffer(-1)
             size = min(len(part), len(buffer))
@@ -320,9 +323,9 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             part = part[size:]
         if self._socket.is_closing():
             return
-        if rest and not self._discarding:
+        if self._unparsed and not self._discarding:
             self._socket.pause_reading()
-            asyncio.get_running_loop().call_soon(self._feed, rest)
+            asyncio.get_running_loop().call_soon(self._feed)
         else:
             self._socket.resume_reading()
 
@@ -362,6 +365,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     def _discard(self) -> None:
         self._discarding = True
         self._buffer = _DISCARDED
+        self._unparsed = b""
 
 
 def _take(

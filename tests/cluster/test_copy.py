@@ -213,14 +213,13 @@ def test_a_copy_cannot_be_written(cluster: Cluster) -> None:
 
 def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> None:
     """Since it was last known to be complete, also in other processes; unknown at the start."""
-    now = 1_000_000
+    now = 1_000  # of the real clock, which the reader uses, and which starts with the machine
     copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
     reader = open_reader(tmp_path / "new")
     assert reader.behind_ms() is None
     assert copy.confirm()
-    (stored,) = (
-        sqlite3.connect(log_path(tmp_path / "new")).execute("SELECT complete_ms FROM chain").fetchone()
-    )
+    with contextlib.closing(sqlite3.connect(log_path(tmp_path / "new"))) as db:
+        (stored,) = db.execute("SELECT complete_ms FROM chain").fetchone()
     assert stored == now
     assert reader.behind_ms() is not None
     append(cluster, 1)

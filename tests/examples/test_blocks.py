@@ -144,9 +144,9 @@ def messages() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def top_key(live: Live) -> str:
-    """A key that may read every document."""
+    """A key that may read every document; one per server: workers may return to these tests."""
     key = add_key(live.keys_file, "reader", 200)
     ask = {"headers": {"Authorization": f"Bearer {key}"}, "timeout": 30}
     until(lambda: requests.get(f"{live.rest}/me", **ask).status_code == 200, what="the key")

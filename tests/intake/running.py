@@ -167,9 +167,7 @@ class FullDisk:
         return getattr(self._log, name)
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
-        if self.full:
-            list(changes)
-        self._check()
+        self._check(changes)
         return self._log.baseline(changes, now_ms)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
@@ -180,7 +178,8 @@ class FullDisk:
         self._check()
         self._log.set_source(status)
 
-    def _check(self) -> None:
+    def _check(self, changes: Iterable[Change] = ()) -> None:
         if self.full:
+            list(changes)  # while they are read, the test may make room: too late for this write
             self.refused += 1
             raise LogUnwritableError("disk full")

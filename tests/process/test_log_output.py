@@ -150,5 +150,6 @@ def test_an_exception_on_a_terminal(call: str) -> None:
 def test_an_exception_that_has_no_text(call: str) -> None:
     """Its traceback is logged, and the process goes on."""
     code = RAISED.format(call=EXCEPTIONS[call], error="Unprintable")
-    assert "Unprintable: <exception str() failed>" in in_pipe(code)[0]
-    assert "Unprintable: <exception str() failed>" in on_terminal(code)
+    for shown in (in_pipe(code)[0], on_terminal(code)):
+        # Python 3.10 shows the second.
+        assert "<exception str() failed>" in shown or "<unprintable Unprintable object>" in shown

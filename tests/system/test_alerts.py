@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,13 +201,13 @@ def read_nothing(watched: Watched) -> None:
 def refused_change(watched: Watched) -> Iterator[None]:
     """A trigger that refuses the next position stands for a bug in the log's schema."""
     log = watched.validator.root.parent / "data" / "log.sqlite3"
-    with sqlite3.connect(log) as db:
+    with closing(sqlite3.connect(log)) as db:
         db.execute(
             "CREATE TRIGGER no BEFORE INSERT ON positions BEGIN SELECT RAISE(ABORT, 'constraint failed'); END"
         )
     watched.validator.place()
     yield
-    with sqlite3.connect(log) as db:
+    with closing(sqlite3.connect(log)) as db:
         db.execute("DROP TRIGGER no")
     watched.server.wait_restarted("intake", watched.server.kill("intake"))
 

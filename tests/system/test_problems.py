@@ -218,13 +218,13 @@ def malformed_document(patient: Patient) -> Iterator[None]:
 def refused_change(patient: Patient) -> Iterator[None]:
     """A trigger that refuses the next position stands for a bug in the log's schema."""
     log = patient.data_dir / "log.sqlite3"
-    with sqlite3.connect(log) as db:
+    with contextlib.closing(sqlite3.connect(log)) as db:
         db.execute(
             "CREATE TRIGGER no BEFORE INSERT ON positions BEGIN SELECT RAISE(ABORT, 'constraint failed'); END"
         )
     patient.positions.append(patient.validator.place())
     yield
-    with sqlite3.connect(log) as db:
+    with contextlib.closing(sqlite3.connect(log)) as db:
         db.execute("DROP TRIGGER no")
     patient.server.kill("intake")
 
