@@ -17,6 +17,7 @@ from ptn_api.model.trade_pair import Category, Source, TradePair, trade_pairs
 from ptn_api.summary import Summary, summarised, time_text
 
 __all__ = [
+    "ASSET_CLASSES",
     "AccountSnapshot",
     "AccountSnapshots",
     "ChallengePeriod",
@@ -491,6 +492,10 @@ def trade_pairs_answer(asset_class: str | None, now_ms: int) -> PairList:
         total_disabled=len(disabled),
         timestamp=now_ms,
     )
+
+
+ASSET_CLASSES = ("crypto", "forex", "equities", "commodities", "hl_all", "all_markets")
+"""Those of `trade_pairs_answer`."""
 
 
 def _belongs(pair: TradePair, asset_class: str) -> bool:

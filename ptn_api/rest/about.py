@@ -13,7 +13,7 @@ from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
-from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
+from ptn_api.model.documents import ASSET_CLASSES, ServiceHealth, trade_pairs_answer
 from ptn_api.problems import merged, severity_of
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.wire.about import (
@@ -32,9 +32,12 @@ __all__ = ["HealthQuery", "TradePairsQuery", "health", "me", "ready", "service_h
 
 class TradePairsQuery(msgspec.Struct, kw_only=True):
     asset_class: Annotated[
-        str | None,
-        Meta(description="only this class: crypto, forex, equities, commodities, hl_all or all_markets"),
-    ] = None
+        str,
+        Meta(
+            description=f"only this class: {', '.join(ASSET_CLASSES)}",
+            extra_json_schema={"enum": ["", *ASSET_CLASSES]},
+        ),
+    ] = ""
 
 
 class HealthQuery(msgspec.Struct, kw_only=True):
@@ -60,7 +63,7 @@ def me(app: AppContext, request: RequestContext) -> Response:
 
 def trade_pairs(app: AppContext, request: RequestContext) -> Response:
     query: TradePairsQuery = request.query
-    asset_class = None if query.asset_class is None else query.asset_class.lower()
+    asset_class = query.asset_class.lower() or None
 
     def make() -> Body:
         try:
