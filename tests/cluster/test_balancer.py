@@ -188,8 +188,11 @@ async def test_two_machines_behind_haproxy(cluster: Cluster) -> None:
         async def only_there() -> bool:
             return {await chosen() for _ in range(3)} == {1}
 
+        async def only_there_for_rest() -> bool:
+            return await both.statuses("/miner-positions") == {200}
+
         await both.here.until(only_there)
-        assert await both.statuses("/miner-positions") == {200}
+        await both.here.until(only_there_for_rest)  # it has another check
         cluster.copy.confirm()
 
         async def here_again() -> bool:

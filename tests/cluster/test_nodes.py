@@ -25,7 +25,7 @@ from tests.rest.serving import FakeClock, Served, filled_log, serving, some_chan
 from tests.stream.live import KEY, LiveStream, running
 from tests.waiting import until_async
 
-LONG = 60_000
+LONG = 600_000
 SHORT = 100
 """Waits for a copy that is behind: one that outlasts the test, and one that ends in it."""
 REST_KEY = "k100"
