@@ -38,7 +38,7 @@ def lines(server: Api, event: str) -> list[dict[str, Any]]:
 
 
 def rest_address(server: Api) -> str:
-    """The address of REST, before the server is ready and prints it."""
+    """The address of REST, before the server is ready and prints it; a restarted process has another one."""
 
     def listening() -> list[int]:
         rest = server.children().get("rest")
@@ -173,9 +173,9 @@ def test_a_log_that_cannot_be_used_is_said(
     damage(log_path(data_dir))
     (data_dir.parent / "server.log").unlink()
     with api(data_dir, validator_dir=validator.root, wait=False) as server:
-        address = rest_address(server)
-        until(lambda: {"log_unusable"} <= {*health_at(address)["problems"]}, what="/health says it")
-        assert health_at(address)["status"] == "failing"
+        health = lambda: health_at(rest_address(server))  # noqa: E731
+        until(lambda: {"log_unusable"} <= {*health()["problems"]}, what="/health says it")
+        assert health()["status"] == "failing"
         assert check_event_log(load_settings({"data_dir": str(data_dir)})) == 1
         for path in data_dir.glob("log.sqlite3*"):
             path.rename(data_dir / f"old-{path.name}")
@@ -205,9 +205,9 @@ def test_a_full_disk_at_the_start(validator: Validator, data_dir: Path, keys: di
     if shutil.which(limit[0]) is None:
         pytest.skip("no prlimit here")
     with api(data_dir, validator_dir=validator.root, wait=False, prefix=limit) as server:
-        address = rest_address(server)
-        until(lambda: "log_unwritable" in health_at(address)["problems"], what="/health says it")
-        assert health_at(address)["status"] == "failing"
+        health = lambda: health_at(rest_address(server))  # noqa: E731
+        until(lambda: "log_unwritable" in health()["problems"], what="/health says it")
+        assert health()["status"] == "failing"
         intake = until(lambda: server.children().get("intake"))
         assert len(lines(server, "log_not_opened")) == 1
         limit_files(intake, -1)
