@@ -26,7 +26,7 @@ Rules
   filters, and cannot resume. It may count each connection's messages from 0: sequences are compared only
   within a connection, from its first message on, and every later login is a `Gap`.
 - Heartbeats are the sign of life. During a replay, and in version 1, any frame is.
-- A subscribe is answered, or refused, within the login's timeout, whatever else arrives.
+- A subscribe must be answered or refused within the login's timeout, even while other frames arrive.
 """
 
 from __future__ import annotations

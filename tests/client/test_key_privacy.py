@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from ptn_api.client.arguments import Timing
 from ptn_api.client.stream import Stream
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import ClientError
+from tests.answering import answering
 from tests.client.other_server import OtherServer
 from tests.stream.live import LiveStream, running
 from tests.waiting import until_async
@@ -101,31 +100,16 @@ async def test_the_stream_where_the_key_is_refused(
     assert sum("login refused" in line for line in log) >= 2
 
 
-class _Refuses(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(401 if self.path == "/me" else 500)
-        self.end_headers()
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def _http_server() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+def _refuse(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(401 if request.path == "/me" else 500)
+    request.send_header("content-length", "0")
+    request.end_headers()
 
 
 async def test_the_rest_clients(log: list[str], debugging: None) -> None:
     """Their library describes requests and answers at DEBUG."""
     retries = Retries(times=0)
-    with _http_server() as url:
+    with answering(_refuse) as url:
         for address in (url, "http://127.0.0.1:1"):
             with PTNClient(address, KEY, retries=retries) as client:
                 for call in (client.me, client.statistics):
