@@ -487,6 +487,12 @@ def test_a_checkpoint_is_replayed(ptn: Ptn) -> None:
     assert times == sorted(times)
 
 
+def test_an_empty_replay_says_so(ptn: Ptn) -> None:
+    """A terminal that stays empty looks like a failure."""
+    ended = ptn("replay", "--to", "2020-01-01", "--json")
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "ptn: no orders match\n")
+
+
 def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
     """An ordinary client receives the recorded orders over the real protocol."""
     ptn("record", "orders.ndjson", "--count", 20)

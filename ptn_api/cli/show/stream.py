@@ -208,7 +208,7 @@ def run_replay(
     """Replays the file, or without one the orders that the server still has."""
     start_ms, end_ms = span
     with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
-        replay(
+        replayed = replay(
             source,
             order_handler(view.output, command, wide=view.wide, live=False),
             speed=speed,
@@ -218,6 +218,8 @@ def run_replay(
             trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
             on_gap=_print_gap,
         )
+    if replayed == 0:
+        print("ptn: no orders match", file=sys.stderr)
 
 
 def run_replay_server(
