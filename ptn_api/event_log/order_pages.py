@@ -1,4 +1,7 @@
-"""All orders by time: pages of them, newest first, which the index `orders_by_time` makes cheap."""
+"""All orders by time: pages of them, newest first.
+
+They are found by the index `orders_by_time`, or, where the chosen miners have few orders, by their positions.
+"""
 
 # ruff: noqa: S608 - the names in the statements are constants
 
@@ -13,11 +16,16 @@ from ptn_api.event_log.damage import CHECKED_COLUMNS, DamagedRows, intact
 
 __all__ = ["orders_before"]
 
-_KEY = "processed_ms, uuid, trade_pair, id"
-_NEWEST_FIRST = "ORDER BY processed_ms DESC, uuid DESC, trade_pair DESC, id DESC"
+_COLUMNS = ", ".join(f"o.{name.strip()}" for name in CHECKED_COLUMNS["orders"].split(","))
+_KEY = "o.processed_ms, o.uuid, o.trade_pair, o.id"
+_NEWEST_FIRST = "ORDER BY o.processed_ms DESC, o.uuid DESC, o.trade_pair DESC, o.id DESC"
 _SEEN = f"SELECT {CHECKED_COLUMNS['seen']}, crc FROM seen WHERE miner = ? AND uuid = ?"
+_OF_POSITIONS = (
+    "positions AS p CROSS JOIN orders AS o ON o.id BETWEEN p.id << 32 AND (p.id << 32) + 4294967295"
+)
+"""A position's orders are a range of ids. CROSS makes SQLite begin with the positions."""
 _EXAMINED = 20_000
-"""Entries of the index that are compared with filters at a time: a few milliseconds."""
+"""Orders that are compared with filters at a time: a few milliseconds."""
 
 
 def orders_before(
@@ -30,20 +38,23 @@ def orders_before(
     trade_pairs: Collection[str],
 ) -> tuple[list[LoggedOrder], OrderKey | None]:
     """See `EventLog.orders_before`."""
-    where, values, end = "1", list[Any](), None
+    orders_of, where, values, end = "orders AS o", "1", list[Any](), None
     if before is not None:
         where, values = f"({_KEY}) < (?, ?, ?, ?)", [*before]
-    if miners or trade_pairs:
-        query = f"SELECT {_KEY} FROM orders WHERE {where} {_NEWEST_FIRST} LIMIT 1 OFFSET ?"
+    if miners and _n_orders(db, miners) <= _EXAMINED:
+        orders_of = _OF_POSITIONS
+        where, values = f"{where} AND p.miner IN ({_places(miners)})", [*values, *miners]
+    elif miners or trade_pairs:
+        query = f"SELECT {_KEY} FROM orders AS o WHERE {where} {_NEWEST_FIRST} LIMIT 1 OFFSET ?"
         if (row := db.execute(query, (*values, _EXAMINED - 1)).fetchone()) is not None:
             end = OrderKey(*row)
             where, values = f"{where} AND ({_KEY}) >= (?, ?, ?, ?)", [*values, *end]
-        if trade_pairs:
-            where, values = f"{where} AND trade_pair IN ({_places(trade_pairs)})", [*values, *trade_pairs]
         if miners:
             of_miners = f"SELECT id FROM positions WHERE miner IN ({_places(miners)})"
-            where, values = f"{where} AND id >> 32 IN ({of_miners})", [*values, *miners]
-    query = f"SELECT {CHECKED_COLUMNS['orders']}, crc FROM orders WHERE {where} {_NEWEST_FIRST} LIMIT ?"
+            where, values = f"{where} AND o.id >> 32 IN ({of_miners})", [*values, *miners]
+    if trade_pairs:
+        where, values = f"{where} AND o.trade_pair IN ({_places(trade_pairs)})", [*values, *trade_pairs]
+    query = f"SELECT {_COLUMNS}, o.crc FROM {orders_of} WHERE {where} {_NEWEST_FIRST} LIMIT ?"
     rows = db.execute(query, (*values, limit)).fetchall()
     if len(rows) == limit:
         order_id, uuid, _, _, processed_ms, trade_pair, _ = rows[-1]
@@ -75,6 +86,12 @@ def orders_before(
             )
             orders.append(order)
     return orders, end
+
+
+def _n_orders(db: sqlite3.Connection, miners: Collection[str]) -> int:
+    query = f"SELECT SUM(n_orders) FROM positions WHERE miner IN ({_places(miners)})"
+    n_orders: int | None = db.execute(query, (*miners,)).fetchone()[0]
+    return n_orders or 0
 
 
 def _positions(

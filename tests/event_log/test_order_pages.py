@@ -78,9 +78,12 @@ def test_orders_come_newest_first_each_once(log: EventLogWriter) -> None:
     assert [pages(log, size) for size in (1, 3, 6, 100)] == [orders] * 4
 
 
-def test_filters_choose_and_lose_nothing(log: EventLogWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a page of the index has no order that they choose."""
-    monkeypatch.setattr(order_pages, "_EXAMINED", 2)
+@pytest.mark.parametrize("examined", [1, 2, 4, 100])
+def test_filters_choose_and_lose_nothing(
+    log: EventLogWriter, monkeypatch: pytest.MonkeyPatch, examined: int
+) -> None:
+    """Also where a page of the index has no order that they choose, and for miners with few orders."""
+    monkeypatch.setattr(order_pages, "_EXAMINED", examined)
     fill(log)
     assert numbers(pages(log, miners={MINER})) == [4, 4, 1, 3]
     assert numbers(pages(log, trade_pairs={"EURUSD"})) == [5, 2]
