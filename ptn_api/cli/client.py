@@ -185,8 +185,7 @@ class _StderrHandler(logging.Handler):
     """One line per record: the message, and the exception's."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The server refuses an unknown pair and suggests others; each outage is printed once, as a problem.
-        if record.msg in ("unknown trade pair %r", "%s: %s; retrying in %.1f s"):
+        if getattr(record, "also_reported", False):  # as an error or a problem of the stream, with a remedy
             return
         detail: Any = record.exc_info and record.exc_info[1]
         print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)

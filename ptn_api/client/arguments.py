@@ -118,7 +118,8 @@ def trade_pairs_from(choice: Choice | None) -> list[str] | None:
         return None
     for name in names:
         if resolve_pair(name) is None:
-            logger.warning("unknown trade pair %r", name)
+            # The server refuses it too, and suggests others.
+            logger.warning("unknown trade pair %r", name, extra={"also_reported": True})
     return [resolve_pair(name) or name for name in names]
 
 

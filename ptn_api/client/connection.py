@@ -240,7 +240,14 @@ class Connection:
                     level, delay = logging.WARNING, self._backoff.evicted()
                 case "lost":
                     level, delay = logging.WARNING, self._backoff.lost()
-            logger.log(level, "%s: %s; retrying in %.1f s", self._url, ending.detail, delay)
+            logger.log(
+                level,
+                "%s: %s; retrying in %.1f s",
+                self._url,
+                ending.detail,
+                delay,
+                extra={"also_reported": True},  # by on_state
+            )
             await asyncio.sleep(delay)
 
     async def report_stopped(self) -> None:
