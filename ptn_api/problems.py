@@ -94,7 +94,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "starting": Problem(
         "starting",
         "The server is reading the validator's files for the first time, or assembling the documents",
-        "Wait; a first start takes about ten seconds. If it lasts, look for another problem in the list",
+        "Wait; a first start takes about half a minute for 50,000 positions. If it lasts, look for another problem in the list",
     ),
     "source_stale": Problem(
         "unavailable",

@@ -119,13 +119,12 @@ class Demo:
             raise SystemExit(f"the streams cannot be created: {made.text()}")
         serve = [PTN, "serve", "--cluster", servers, "--api-keys-file", str(self.keys)]
         for name in ("intake-1", "intake-2"):
-            machine = ["--processes", "intake", "--data-dir", str(self.folder / name)]
+            machine = ["--processes", "intake", *self.named(name)]
             self.start(name, [*serve, *machine, "--validator-dir", validator])
-        machine = ["--processes", "rest,stream", "--data-dir"]
+        machine = ["--processes", "rest,stream"]
         ports = ["--api-rest-port", "0", "--api-ws-port", "0"]
         nodes = [
-            self.start(name, [*serve, *machine, str(self.folder / name), *ports])
-            for name in ("node-1", "node-2")
+            self.start(name, [*serve, *machine, *self.named(name), *ports]) for name in ("node-1", "node-2")
         ]
         addresses = []
         for node in nodes:
@@ -166,6 +165,9 @@ class Demo:
                 return ",".join(f"nats://127.0.0.1:{port}" for port in clients), ",".join(urls)
             self.end(started)
         raise SystemExit(f"the NATS servers do not start; see {self.folder}/nats-*.log")
+
+    def named(self, name: str) -> list[str]:
+        return ["--node-name", name, "--data-dir", str(self.folder / name)]
 
     def start(self, name: str, command: list[str]) -> Program:
         program = Program(self.folder, name, command)

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -60,6 +61,8 @@ def test_the_demo_serves_and_leaves_nothing_running(tmp_path: Path) -> None:
         psutil.Process(int(pid)).kill()
         until(lambda: "node-2 runs again" in printed.read_text())
         until(equal, what="equal heads after the restart")
+        health = httpx.get(f"{nodes[0]}/health", timeout=PATIENCE_S).json()  # of any status
+        assert health["cluster"]["node"] == "node-1"
         family = psutil.Process(demo.pid).children(recursive=True)
         assert len(family) > 8
         demo.send_signal(signal.SIGINT)
