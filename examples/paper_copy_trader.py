@@ -35,16 +35,17 @@ database.execute("CREATE INDEX IF NOT EXISTS by_position ON fills (miner_hotkey,
 def trade(messages: list[PTNWebSocketMessage]) -> None:
     with database:  # one transaction for all of them
         for message in messages:
-            if not message.late:  # a late order precedes orders already seen: nothing to trade
-                fill(message)
+            fill(message)
 
 
 def fill(message: PTNWebSocketMessage) -> None:
     order, position = message.new_order, message.position
-    filled = database.execute(
-        "SELECT TOTAL(leverage) FROM fills WHERE miner_hotkey = ? AND position_uuid = ?",
+    filled, newest_ms = database.execute(
+        "SELECT TOTAL(leverage), MAX(processed_ms) FROM fills WHERE miner_hotkey = ? AND position_uuid = ?",
         (position.miner_hotkey, position.position_uuid),
-    ).fetchone()[0]
+    ).fetchone()
+    if newest_ms is not None and order.processed_ms < newest_ms:
+        return  # inserted before an order that has been filled, which brought the position to its target
     target = 0.0 if position.is_closed_position else SHARE * position.net_leverage
     inserted = database.execute(
         "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -245,6 +245,14 @@ def forked() -> ClientError:
     return ClientError("made before this process was forked: make a new one in this process", code="forked")
 
 
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def run_blocking(work: Callable[[], Coroutine[Any, Any, T]], thread_name: str) -> T:
     """`asyncio.run`, in another thread if this one has a running event loop, as in a notebook."""
 
@@ -257,9 +265,7 @@ def run_blocking(work: Callable[[], Coroutine[Any, Any, T]], thread_name: str) -
         wake()
         return await work()
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _loop_runs():
         return asyncio.run(run_here())
     thread = LoopThread(thread_name)
     try:

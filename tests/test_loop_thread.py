@@ -112,6 +112,17 @@ def test_run_blocking_uses_this_thread_without_a_loop() -> None:
     assert run_blocking(thread_name, "other-thread") == threading.current_thread().name
 
 
+def test_an_exception_of_run_blocking_has_no_other_cause() -> None:
+    """Its traceback would begin with "no running event loop"."""
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no") as raised:
+        run_blocking(fail, "other-thread")
+    assert raised.value.__context__ is None
+
+
 # --- interrupts -------------------------------------------------------------------------------------------
 
 

@@ -174,10 +174,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Resolution at which silence is measured."""
     backoff: float = 1.0
     """Longest delay before the first reconnection; doubles with every further one."""
-    backoff_max: float = 60.0
-    """Upper limit of every delay that doubles."""
+    backoff_max: float = 10.0
+    """Longest delay before any reconnection: how much later than the server a bot is back."""
     eviction: float = 15.0
-    """Shortest delay after an eviction by a newer connection of the same user; doubles as well."""
+    """Shortest delay after an eviction by a newer connection of the same user; doubles twice."""
     settled: float = 20.0
     """A connection that lasted this long resets the reconnection delay."""
     refused: float = 30.0
@@ -201,15 +201,13 @@ class ReconnectBackoff:
     """
 
     def __init__(self, timing: Timing, random: Callable[[], float] = random.random) -> None:
-        longest = timing.backoff_max * 1000
         first, eviction, refused = timing.backoff * 1000, timing.eviction * 1000, timing.refused * 1000
         self._timing = timing
-        self._lost = Backoff(first_ms=first, max_ms=max(first, longest), jitter=1.0, random=random)
+        longest = max(first, timing.backoff_max * 1000)
+        self._lost = Backoff(first_ms=first, max_ms=longest, jitter=1.0, random=random)
         # Half of twice the delay is the shortest one. It is never short: six clients of one key would
         # otherwise evict each other in circles.
-        self._evicted = Backoff(
-            first_ms=2 * eviction, max_ms=2 * max(eviction, longest), jitter=0.5, random=random
-        )
+        self._evicted = Backoff(first_ms=2 * eviction, max_ms=8 * eviction, jitter=0.5, random=random)
         self._refused = Backoff(first_ms=2 * refused, max_ms=2 * refused, jitter=0.5, random=random)
 
     def connected_for(self, seconds: float) -> None:
@@ -220,7 +218,7 @@ class ReconnectBackoff:
         """
         if seconds >= self._timing.settled:
             self._lost.reset()
-        if seconds >= 10 * self._timing.backoff_max:
+        if seconds >= 40 * self._timing.eviction:
             self._evicted.reset()
 
     def lost(self) -> float:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -70,12 +71,13 @@ def _file_name(*identity: str) -> str:
 
 
 class _Content(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A cursor, or the name of the file that has it (`moved_to`)."""
+    """A cursor and the program that saved it, or the name of the file that has it (`moved_to`)."""
 
     server: str
     epoch: str | msgspec.UnsetType | None = msgspec.UNSET
     sequence: int | msgspec.UnsetType = msgspec.UNSET
     moved_to: str = ""
+    program: str = ""
 
     @property
     def cursor(self) -> Cursor | None:
@@ -130,6 +132,7 @@ class CursorFile:
         """The cursors of all servers of a client; those of one log and user share a file."""
         self._server = server
         self._name = name
+        self._program = _program()
         self._sync_every = sync_every
         self._monotonic = monotonic
         self._users: dict[str, str] = {}
@@ -315,10 +318,19 @@ class CursorFile:
             )
             self.lost = Cursor()
             return Cursor()
+        if not self._name and self._program and content.program not in ("", self._program):
+            logger.warning(
+                "continuing after message %d, where %s stopped: give every program its own name=, "
+                "so that each gets all messages",
+                content.cursor.sequence,
+                content.program,
+            )
         return content.cursor
 
     def _write(self, cursor: Cursor, due: bool) -> None:
-        fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        fields = _Content(
+            server=self._server, epoch=cursor.epoch, sequence=cursor.sequence, program=self._program
+        )
         content = msgspec.json.encode(fields).ljust(_RECORD)
         # The first save of a run proves that the folder is writable, and leaves a file of exactly one
         # sector. An epoch too long for a sector is replaced every time.
@@ -370,6 +382,12 @@ class CursorFile:
         if trouble != self.trouble:
             self.trouble = trouble
             logger.warning("%s; trying again with each message, but a restart now would not resume", trouble)
+
+
+def _program() -> str:
+    """Returns the end of the running script's path, short enough for a record; empty in a notebook."""
+    path = getattr(sys.modules["__main__"], "__file__", None) or ""
+    return os.path.abspath(path)[-60:].encode("utf-8", "replace").decode() if path else ""
 
 
 def _lock_path(path: Path) -> Path:

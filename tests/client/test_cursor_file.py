@@ -50,6 +50,31 @@ def test_a_saved_cursor_is_loaded(tmp_path: Path) -> None:
     assert reloaded(tmp_path) == Cursor(6, "e")
 
 
+@pytest.mark.parametrize(("name", "warned"), [("", True), ("copier", False)])
+def test_a_cursor_of_another_program_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str, warned: bool
+) -> None:
+    """Two scripts without names share a cursor, so the first one misses what the second one got."""
+    path = cursor_path(tmp_path, SERVER, "secret-key", name)
+
+    def run(script: str) -> list[str]:
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
+        caplog.clear()
+        file = CursorFile(path, SERVER, name=name)
+        file.load()
+        file.save(Cursor(next(sequences), "e"))
+        file.close()
+        return [record.getMessage() for record in caplog.records]
+
+    sequences = itertools.count(5)
+    assert run("/home/me/first.py") == run("/home/me/first.py") == []
+    told = run("/home/me/\N{SNOWMAN}" + "x" * 300 + "/second.py")
+    assert [text.partition(": ")[0] for text in told] == (
+        ["continuing after message 6, where /home/me/first.py stopped"] if warned else []
+    )
+    assert path.stat().st_size == 512
+
+
 def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
     """It is kept nevertheless."""
     file = cursor_file(tmp_path)
@@ -454,7 +479,7 @@ def test_a_burst_of_saves_is_synced_once_a_second(tmp_path: Path, monkeypatch: p
     for n in range(1, 1_001):
         file.save(Cursor(n, "e"))
     assert disk.syncs == 1
-    assert b'"sequence":1000}' in file.path.read_bytes()
+    assert b'"sequence":1000,' in file.path.read_bytes()
     disk.seconds += 1.0
     file.save(Cursor(1_001, "e"))
     assert disk.syncs == 2

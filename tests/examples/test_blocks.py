@@ -204,8 +204,9 @@ class World:
         for name in ("my-targets", "targets"):
             (home / name).write_text(f"desk = webhook+{alerts}\n")
             (home / name).chmod(0o600)
-        for name in ("on_order.sh", "buy.sh"):
-            (home / name).write_text("#!/bin/sh\nwc -c\n")
+        commands = {"on_order.sh": "wc -c", "buy.sh": 'grep -o \'"order_uuid":"[^"]*"\' "$1"'}
+        for name, command in commands.items():
+            (home / name).write_text(f"#!/bin/sh\n{command}\n")
             (home / name).chmod(0o755)
         (home / ".venv" / "bin").mkdir(parents=True)
         (home / ".venv" / "bin" / "activate").touch()

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ptn_api.client import PTNClient, PTNWebSocketMessage, Replay
+from ptn_api.client.testing import FakeServer, fake_order, fake_position
 from tests.examples.running import EXAMPLES, run, running
 from tests.live import Live
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -72,10 +73,31 @@ def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
         query = "SELECT position_uuid, TOTAL(leverage) FROM fills GROUP BY position_uuid"
         leverages = dict(database.execute(query).fetchall())
     database.close()
-    past = [m for m in Replay(server) if fills[0][0] <= m.sequence <= fills[-1][0] and not m.late]
+    past = [m for m in Replay(server) if fills[0][0] <= m.sequence <= fills[-1][0]]
     assert fills == [(m.sequence, m.new_order.order_uuid) for m in past]
     targets = {m.position.position_uuid: _wanted(m) for m in past}
     assert leverages == pytest.approx(targets, abs=1e-9)
+
+
+def test_the_paper_copy_trader_closes_what_was_closed_late(tmp_path: Path) -> None:
+    """As after an outage. A late order that precedes one that has been filled changes nothing."""
+    opened = [fake_order(0.5), fake_order(0.2)]
+    position = fake_position(orders=opened)
+    inserted = fake_order(0.1, processed_ms=opened[0]["processed_ms"] - 1)
+    closed = {"is_closed_position": True, "close_ms": opened[0]["processed_ms"], "net_leverage": 0.0}
+    with FakeServer() as server:
+        live = Live("", server.url, server.api_key, tmp_path)
+        with running(EXAMPLES / "paper_copy_trader.py", live, tmp_path) as script:
+            server.wait_until_live(seconds=PATIENCE_S)
+            server.publish(position)
+            script.wait_for_lines(1)
+            server.publish(position | {"orders": [inserted]}, late=True)
+            server.publish(position | {"orders": [*opened, fake_order(0)]} | closed, late=True)
+            script.wait_for_lines(2)
+    with sqlite3.connect(tmp_path / "paper_trades.sqlite3") as database:
+        fills = [leverage for (leverage,) in database.execute("SELECT leverage FROM fills ORDER BY sequence")]
+    database.close()
+    assert fills == pytest.approx([0.07, -0.07])
 
 
 def _wanted(message: PTNWebSocketMessage) -> float:

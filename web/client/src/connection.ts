@@ -142,7 +142,7 @@ export class Connection {
         this.#enter("connecting");
         if (final) return inbox.close(error ?? new AuthenticationError(detail));
         const asked = error instanceof APIStatusError ? (error.retryAfter ?? 0) * 1_000 : 0;
-        const delay = Math.min(asked, this.options.timing.backoffMax) + this.#backoff.after(kind as "lost" | "evicted" | "refused");
+        const delay = Math.min(asked, 6 * this.options.timing.backoffMax) + this.#backoff.after(kind as "lost" | "evicted" | "refused");
         onWarning(`${detail}; retrying in ${(delay / 1_000).toFixed(1)} s`);
         await sleep(delay, this.#stop.signal);
       }

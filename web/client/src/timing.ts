@@ -12,9 +12,9 @@ export interface Timing {
   tick: number;
   /** Longest delay before the first reconnection; doubles with every further one. */
   backoff: number;
-  /** Upper limit of every delay that doubles. */
+  /** Longest delay before any reconnection: how much later than the server a bot is back. */
   backoffMax: number;
-  /** Shortest delay after an eviction by a newer connection of the same user; doubles as well. */
+  /** Shortest delay after an eviction by a newer connection of the same user; doubles twice. */
   eviction: number;
   /** A connection that lasted this long resets the reconnection delay. */
   settled: number;
@@ -29,7 +29,7 @@ export const DEFAULT_TIMING: Readonly<Timing> = {
   heartbeat: 15_000,
   tick: 250,
   backoff: 1_000,
-  backoffMax: 60_000,
+  backoffMax: 10_000,
   eviction: 15_000,
   settled: 20_000,
   refused: 30_000,
@@ -72,11 +72,10 @@ export class ReconnectBackoff {
     private readonly timing: Timing,
     random: () => number = Math.random,
   ) {
-    const longest = timing.backoffMax;
-    this.#lost = new Backoff(timing.backoff, Math.max(timing.backoff, longest), 1, random);
+    this.#lost = new Backoff(timing.backoff, Math.max(timing.backoff, timing.backoffMax), 1, random);
     // Half of twice the delay is the shortest one. It is never short: six clients of one key would otherwise
     // evict each other in circles.
-    this.#evicted = new Backoff(2 * timing.eviction, 2 * Math.max(timing.eviction, longest), 0.5, random);
+    this.#evicted = new Backoff(2 * timing.eviction, 8 * timing.eviction, 0.5, random);
     this.#refused = new Backoff(2 * timing.refused, 2 * timing.refused, 0.5, random);
   }
 
@@ -86,7 +85,7 @@ export class ReconnectBackoff {
    */
   connectedFor(ms: number): void {
     if (ms >= this.timing.settled) this.#lost.reset();
-    if (ms >= 10 * this.timing.backoffMax) this.#evicted.reset();
+    if (ms >= 40 * this.timing.eviction) this.#evicted.reset();
   }
 
   after(kind: "lost" | "evicted" | "refused"): number {

@@ -12,7 +12,7 @@ const KEY = "ptn-key";
 const FIRST_ORDERS = 200;
 const POLL_MS = { live: 5_000, delayed: 30_000, health: 5_000, hidden: 60_000 };
 /** A lost connection shall be noticed and restored within seconds, since somebody is watching. */
-const RECONNECT_MS = { backoff: 500, backoffMax: 10_000 };
+const RECONNECT_MS = { backoff: 500 };
 /** An answer may lack the orders that arrived this long before it. */
 const BEHIND_MS = 10_000;
 
