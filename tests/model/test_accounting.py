@@ -144,9 +144,10 @@ def test_the_keys_tell_the_generation(
     [
         ("XAUUSD", 20_000.0, 0.1, 2000.0, 20_000.0),
         (["NEW", "NEW/EUR", 0.5e-3, 0.1, 5], 20_000.0, 0.5, 2000.0, 20_000.0),
-        ("NVDA", 1_000.0, 100.0, 10.0, 1_000.0),
+        ("NVDA", 20_000.0, 1.0, 10.0, 10.0),
+        ("SPX", 20_000.0, 1.0, 10.0, 10.0),
     ],
-    ids=["by the table", "by the first order", "shares after a split"],
+    ids=["by the table", "by the first order", "shares after a split", "an index"],
 )
 def test_the_lot_size(pair: Any, value: float, quantity: float, price: float, net_value: float) -> None:
     """The first order's sizes tell it, also for unknown pairs; shares have lots of 1 whatever a split did."""
@@ -158,6 +159,24 @@ def test_the_lot_size(pair: Any, value: float, quantity: float, price: float, ne
     rebuilt = accounting.rebuild(position_of(typed(listed), pair, UUID, **keys))
     assert rebuilt is not None
     assert same(rebuilt.state.net_value, net_value)
+
+
+@pytest.mark.parametrize(
+    ("pair", "price", "rates"),
+    [("BTCUSD", 50_000.0, (1.0, 1 / 50_000.0)), ("USDJPY", 160.0, (1 / 160.0, 1.0))],
+)
+def test_missing_rates_are_derived(pair: str, price: float, rates: tuple[float, float]) -> None:
+    """Where one of the pair's two currencies is USD (docs/accounting.md, 2.4)."""
+
+    def state(**stated: float) -> dict[str, Any]:
+        first = make_order(NOW, "LONG", 0.1, price, "a") | {"value": 10_000.0} | stated
+        keys = {"account_size": 1e5, "net_quantity": 1.0, "fee_history": []}
+        rebuilt = accounting.rebuild(position_of(typed([first]), pair, UUID, **keys))
+        assert rebuilt is not None
+        return msgspec.structs.asdict(rebuilt.state)
+
+    assert state()["net_quantity"] > 0
+    assert same(state(), state(quote_usd_rate=rates[0], usd_base_rate=rates[1]))
 
 
 def in_usd(*changes: dict[str, Any]) -> RebuiltPosition | None:
