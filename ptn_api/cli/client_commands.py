@@ -6,7 +6,7 @@ import enum
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from ptn_api.cli.completion import complete_choices, complete_hotkeys, complete_
 from ptn_api.cli.exit_status import UNWELL
 from ptn_api.cli.row_options import JsonLines, Output, OutputOption, View, Wide, prints_rows, view_of
 from ptn_api.cli.time_arguments import duration_ms, speed_of, time_ms
+from ptn_api.errors import SettingsError
 
 __all__ = ["CLIENT_COMMANDS", "DOCUMENT_COMMANDS"]
 
@@ -163,6 +164,13 @@ Exec = Annotated[
 ]
 
 
+def _reject(options: Mapping[str, object], reason: str) -> None:
+    """Raises SettingsError for the first of these options that was given, as it would have no effect."""
+    for option, value in options.items():
+        if value:
+            raise SettingsError(f"{option}: {reason}")
+
+
 def stream(
     url: WsUrls = None,
     api_key_file: ApiKeyFiles = None,
@@ -170,8 +178,9 @@ def stream(
     json: JsonLines = False,
     command: Exec = None,
     on_error: Annotated[
-        OnError, typer.Option(help="If the command of --exec fails: stop, retry it, or skip the order.")
-    ] = OnError.STOP,
+        OnError | None,
+        typer.Option(help="If the command of --exec fails: stop, retry it, or skip the order (default: stop)."),
+    ] = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
     delta: Annotated[bool, typer.Option("--delta", help="Omit each position's earlier orders.")] = False,
@@ -190,12 +199,19 @@ def stream(
     """Follow every order as it happens."""
     from ptn_api.cli.show.stream import run
 
+    if command is None:
+        _reject({"--on-error": on_error}, "only with --exec")
+        if not resume:
+            _reject({"--name": name}, "only with --resume or --exec")
+    else:
+        _reject({"--output": output, "--json": json, "--wide": wide}, "not with --exec, which prints nothing")
+
     run(
         url or [],
         api_key_file or [],
         view_of(output, json, wide, short=Output.NDJSON),
         command=command,
-        on_error=on_error.value,
+        on_error=(on_error or OnError.STOP).value,
         miners=miner or [],
         trade_pairs=trade_pair or [],
         delta=delta,
@@ -591,9 +607,13 @@ def replay(
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
     span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
+    printing = {"--output": output, "--json": json, "--wide": wide}
     if serve:
+        _reject(printing | {"--exec": command}, "not with --serve")
         run_replay_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
     else:
+        if command is not None:
+            _reject(printing, "not with --exec, which prints nothing")
         view = view_of(output, json, wide, short=Output.NDJSON)
         run_replay(file, url, api_key_file, view, command=command, speed=pace, span=span, **choice)
 

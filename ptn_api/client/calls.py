@@ -17,7 +17,16 @@ from urllib.parse import quote, unquote, urlencode
 import msgspec
 
 import ptn_api.client.tables.columns as columns
-from ptn_api.client.arguments import ALL, Choice, Time, as_list, interval_ms, time_from, trade_pairs_from
+from ptn_api.client.arguments import (
+    ALL,
+    Choice,
+    Time,
+    as_list,
+    check_literal,
+    interval_ms,
+    time_from,
+    trade_pairs_from,
+)
 from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
 from ptn_api.client.tables.columns import Rows, Table
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -168,6 +177,7 @@ class History:
     def __init__(
         self, hotkey: str, every: str | timedelta, start: Time | None, end: Time | None, rows: Rows
     ) -> None:
+        check_literal(Rows, rows, "rows")
         self.hotkey = hotkey
         self._every_ms = interval_ms(every)
         self._start_ms, self._end_ms = time_from(start), time_from(end)

@@ -271,6 +271,21 @@ def test_wrong_usage(ptn: Ptn, words: list[str]) -> None:
     assert ptn(*words).status == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["stream", "--on-error", "retry"], "--on-error: only with --exec"),
+        (["stream", "--name", "x"], "--name: only with --resume or --exec"),
+        (["stream", "--exec", "true", "--output", "csv"], "--output: not with --exec"),
+        (["replay", "x", "--exec", "true", "--json"], "--json: not with --exec"),
+        (["replay", "x", "--serve", "--exec", "true"], "--exec: not with --serve"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(ptn: Ptn, words: list[str], refused: str) -> None:
+    ended = ptn(*words)
+    assert (ended.status, ended.stderr.startswith(f"ptn: {refused}")) == (2, True), ended.stderr
+
+
 def test_the_status_in_a_shell(stranger: Ptn, closed_port: str) -> None:
     """One line on standard error, no output, no traceback."""
     ended = stranger.process("me", "--url", f"http://{closed_port}", PTN_API_KEY=SECRET)

@@ -14,7 +14,7 @@ import pytest
 from ptn_api.client import tables
 from ptn_api.client.calls import Checkpoint, Ledgers, MessagePage, Miner, MinerPositions, StatisticsDocument
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.errors import ClientError
+from ptn_api.errors import ClientError, SettingsError
 from ptn_api.model.position import Position
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 
@@ -44,6 +44,12 @@ def test_a_row_per_position() -> None:
     assert frame.schema["net_leverage"] == pl.Float64
     assert frame.schema["is_closed_position"] == pl.Boolean
     assert isinstance(frame.schema["position_type"], pl.Enum)
+
+
+@pytest.mark.parametrize("frame", ["to_polars", "to_pandas"])
+def test_misspelt_rows_are_refused(frame: str) -> None:
+    with pytest.raises(SettingsError, match="rows must be one of 'positions', 'orders', not 'order'"):
+        getattr(entries(), frame)("order")
 
 
 def test_a_row_per_order() -> None:

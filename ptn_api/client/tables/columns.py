@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from ptn_api.client.arguments import check_literal
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.limit_order import ListedOrder
@@ -242,7 +243,8 @@ def leaderboard(found: Iterable[LeaderboardEntry]) -> Table:
 
 
 def positions_or_orders(found: Iterable[Position], rows: Rows) -> Table:
-    """Returns the table that `rows` names."""
+    """Returns the table that `rows` names. Raises SettingsError for another name."""
+    check_literal(Rows, rows, "rows")
     return positions(found) if rows == "positions" else orders(found)
 
 
