@@ -179,7 +179,9 @@ def stream(
     command: Exec = None,
     on_error: Annotated[
         OnError | None,
-        typer.Option(help="If the command of --exec fails: stop, retry it, or skip the order (default: stop)."),
+        typer.Option(
+            help="If the command of --exec fails: stop, retry it, or skip the order (default: stop)."
+        ),
     ] = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
@@ -350,7 +352,7 @@ def top(
     run_top(url, api_key_file, view, sort=sort.value, live=live, interval_s=interval)
 
 
-@prints_rows(rows="positions")
+@prints_rows(rows="positions, the newest")
 def miner(hotkey: Hotkey, view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print one miner's returns and positions."""
     from ptn_api.cli.show.positions import run_miner
@@ -433,7 +435,7 @@ def limit_orders(
     run_limit_orders(url, api_key_file, view, hotkey, cancelled=cancelled)
 
 
-@prints_rows(rows="rows of the summary")
+@prints_rows(rows="checkpoints of a ledger, the newest, or miners of the summary")
 def ledger(
     kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
     view: View,
@@ -447,7 +449,7 @@ def ledger(
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
 ) -> None:
-    """Print one miner's perf, debt, emissions or penalty ledger."""
+    """Print the checkpoints of one miner's perf, debt, emissions or penalty ledger, oldest first."""
     from ptn_api.cli.show.documents import run_ledger
 
     run_ledger(url, api_key_file, view, kind.value, hotkey)

@@ -50,6 +50,14 @@ if TYPE_CHECKING:
     from ptn_api.client.servers.merge import ServerGap
     from ptn_api.client.servers.several import Difference
     from ptn_api.client.stream import Stream, connect
+    from ptn_api.client.tables.documents import (
+        AccountDocument,
+        CollateralDocument,
+        DebtLedgers,
+        LedgerDocument,
+        PeriodDocument,
+        Selections,
+    )
     from ptn_api.model.documents import (
         AccountSnapshots,
         ChallengePeriod,
@@ -67,15 +75,18 @@ if TYPE_CHECKING:
     from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 
 __all__ = [
+    "AccountDocument",
     "AccountSnapshots",
     "AsyncPTNClient",
     "Book",
     "ChallengePeriod",
     "Checkpoint",
     "Collateral",
+    "CollateralDocument",
     "Cursor",
     "CursorStore",
     "DebtLedgerSummary",
+    "DebtLedgers",
     "Difference",
     "Elimination",
     "EliminationList",
@@ -86,6 +97,7 @@ __all__ = [
     "Leaderboard",
     "LeaderboardDocument",
     "LeaderboardEntry",
+    "LedgerDocument",
     "Ledgers",
     "ListedOrder",
     "Me",
@@ -106,6 +118,7 @@ __all__ = [
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
+    "PeriodDocument",
     "Position",
     "PositionChanges",
     "PositionMirror",
@@ -114,6 +127,7 @@ __all__ = [
     "ReplayClock",
     "ReplayServer",
     "Retries",
+    "Selections",
     "ServerGap",
     "State",
     "StatisticsDocument",
@@ -159,6 +173,14 @@ _HOMES = {
     "client.servers.merge": ("ServerGap",),
     "client.servers.several": ("Difference",),
     "client.stream": ("Stream", "connect"),
+    "client.tables.documents": (
+        "AccountDocument",
+        "CollateralDocument",
+        "DebtLedgers",
+        "LedgerDocument",
+        "PeriodDocument",
+        "Selections",
+    ),
     "model.documents": (
         "AccountSnapshots",
         "ChallengePeriod",

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 from urllib.parse import quote, unquote, urlencode
@@ -29,17 +30,22 @@ from ptn_api.client.arguments import (
 )
 from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
 from ptn_api.client.tables.columns import Rows, Table
+from ptn_api.client.tables.documents import (
+    AccountDocument,
+    CollateralDocument,
+    DebtLedgers,
+    LedgerDocument,
+    PeriodDocument,
+    Selections,
+    Tabular,
+)
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.documents import (
-    AccountSnapshots,
-    ChallengePeriod,
-    Collateral,
     DebtLedgerSummary,
     Entities,
     EntityAnswer,
     EntityEndpoint,
     ListedTradePair,
-    MinerLedger,
     MinerSelections,
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
@@ -260,7 +266,10 @@ class MinerPositions(dict[str, Miner]):
             )
             for hotkey, entry in self.items()
         )
-        title = f"{counted(len(self), 'miners')}, best first, with {counted(n_positions, 'positions')}"
+        # As they were (`at`), they are by hotkey.
+        best_first = all(a.thirty_day_returns >= b.thirty_day_returns for a, b in pairwise(self.values()))
+        order = "best first" if best_first else "by hotkey"
+        title = f"{counted(len(self), 'miners')}, {order}, with {counted(n_positions, 'positions')}"
         return Summary(title, ("miner", "return", "all time", "won", "positions"), rows, len(self))
 
 
@@ -417,8 +426,11 @@ class OrderPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @summarised
-class TradePairs(msgspec.Struct, kw_only=True):
-    """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded."""
+class TradePairs(Tabular, msgspec.Struct, kw_only=True):
+    """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded.
+
+    The table has a row per pair.
+    """
 
     allowed: list[ListedTradePair]
     disabled: list[ListedTradePair] = msgspec.field(default_factory=list)
@@ -443,6 +455,9 @@ class TradePairs(msgspec.Struct, kw_only=True):
                 for pair in msgspec.json.decode(body, type=list[_FormerTradePair])
             ]
         )
+
+    def _table(self) -> Table:
+        return columns.trade_pairs(self.allowed, self.disabled)
 
     def _summary(self) -> Summary:
         rows = (
@@ -787,49 +802,49 @@ def limit_orders(
     )
 
 
-def challenge_period(hotkey: str, *, history: bool = False) -> Call[ChallengePeriod]:
+def challenge_period(hotkey: str, *, history: bool = False) -> Call[PeriodDocument]:
     """One miner's place in the competition; with `history` also its earlier ones, oldest first."""
     return Call(
         _path("/challenge-period", hotkey),
-        _decoder(ChallengePeriod, strict=False),
+        _decoder(PeriodDocument, strict=False),
         history="true" if history else None,
     )
 
 
-def debt_ledgers() -> Call[dict[str, DebtLedgerSummary]]:
+def debt_ledgers() -> Call[DebtLedgers]:
     """A summary of every miner's debt ledger."""
-    return Call("/debt-ledger", _as(SummarisedDict, _decoder(dict[str, DebtLedgerSummary], strict=False)))
+    return Call("/debt-ledger", _as(DebtLedgers, _decoder(dict[str, DebtLedgerSummary], strict=False)))
 
 
-def debt_ledger(hotkey: str) -> Call[MinerLedger]:
+def debt_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's debt ledger: emissions, performance and penalties, span by span."""
-    return Call(_path("/debt-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/debt-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def emissions_ledger(hotkey: str) -> Call[MinerLedger]:
+def emissions_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's emissions ledger."""
-    return Call(_path("/emissions-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/emissions-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def penalty_ledger(hotkey: str) -> Call[MinerLedger]:
+def penalty_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's penalty ledger."""
-    return Call(_path("/penalty-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/penalty-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def account_snapshots(hotkey: str, *, limit: int | None = None) -> Call[AccountSnapshots]:
+def account_snapshots(hotkey: str, *, limit: int | None = None) -> Call[AccountDocument]:
     """One miner's account hour by hour, oldest first: the last `limit`, at most 2160 (default: 720)."""
-    return Call(_path("/account-snapshots", hotkey), _decoder(AccountSnapshots, strict=False), limit=limit)
+    return Call(_path("/account-snapshots", hotkey), _decoder(AccountDocument, strict=False), limit=limit)
 
 
-def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[Collateral]:
+def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[CollateralDocument]:
     """The miners' account sizes: all records, or only the last of each miner."""
     flag = "true" if most_recent else None
-    return Call("/collateral/", _decoder(Collateral, strict=False), hotkey=hotkey, most_recent=flag)
+    return Call("/collateral/", _decoder(CollateralDocument, strict=False), hotkey=hotkey, most_recent=flag)
 
 
-def miner_selections() -> Call[dict[str, str]]:
+def miner_selections() -> Call[Selections]:
     """The asset class that each miner chose."""
-    return Call("/miner-selections", _as(SummarisedDict, _part_reader(MinerSelections, "miner_selections")))
+    return Call("/miner-selections", _as(Selections, _part_reader(MinerSelections, "miner_selections")))
 
 
 def entities() -> Call[dict[str, Any]]:

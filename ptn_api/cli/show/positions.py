@@ -120,13 +120,20 @@ def run_miner(url: str | None, api_key_file: Path | None, view: View, hotkey: st
         else:
             print("\n".join(f"# {name}: {value}" for name, value in values.items()))
     columns = [column for column in _POSITION_COLUMNS if column.name != "thirty_day_returns"]
+    total = len(entry.positions)
+    entry.positions.sort(key=lambda position: (position.open_ms, position.position_uuid))
+    if view.limit and total > view.limit:
+        del entry.positions[: -view.limit]
+        document, kept = msgspec.json.decode(body), {p.position_uuid for p in entry.positions}
+        document["positions"] = [p for p in document["positions"] if p["position_uuid"] in kept]
+        body = msgspec.json.encode(document)
+    some = f"newest of {total:,} " if len(entry.positions) < total else ""
     rows = [[*row[:1], *row[2:]] for row in _position_rows(hotkey, entry)]
     notes = (
         "leverage: multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC."
     )
-    print_table(
-        Table(columns, rows, "positions, oldest first", notes), view, body=body, lists=[("positions",)]
-    )
+    table = Table(columns, rows, f"{some}positions, by opening, newest last", notes)
+    print_table(table, view._replace(limit=0), body=body)
 
 
 def _position_rows(hotkey: str, entry: calls.Miner) -> Iterable[Sequence[Any]]:
