@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar, get_args
 import msgspec
 
 from ptn_api.backoff import Backoff
-from ptn_api.clock import read_time
+from ptn_api.clock import read_time, seems_seconds
 from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.model.trade_pair import resolve_pair, split_names
 
@@ -137,6 +137,8 @@ def time_from(time: Time | None) -> int | None:
     found = read_time(time) if isinstance(time, str) else time
     if found is None and time is not None:
         raise SettingsError(f"not a time: {time!r} (give one like 2026-11-22T18:30Z, or epoch milliseconds)")
+    if isinstance(time, int | str) and seems_seconds(time):
+        raise SettingsError(f"{time} seems to be in seconds: give epoch milliseconds, {time}000")
     return found
 
 

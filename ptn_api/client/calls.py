@@ -141,6 +141,12 @@ class Call(Generic[T]):
         self.key = (path, read, msgspec.json.encode(self.parameters))
         """Identifies the request in the cache."""
 
+    @property
+    def hotkey(self) -> str:
+        """The path's last part, where the route is about one miner or entity."""
+        name = unquote(self.path[1:].partition("/")[2])
+        return "" if name == "endpoint" else name  # of /entity/endpoint
+
     def parts(self) -> list[Call[_Answer]]:
         """Returns the calls that together ask for the same, none if this one can be sent."""
         if self.join is None or not _is_long(self.parameters):
@@ -196,6 +202,8 @@ class History:
         `now` is the miner's present entry. The newest time is a minute old, since the server's clock may be
         behind; below tier 100 it is a day older.
         """
+        if self._start_ms is not None and self._start_ms > now_ms + _CLOCKS_APART_MS:
+            raise SettingsError("start lies in the future")
         newest_ms = now_ms - _CLOCKS_APART_MS - (0 if (now.tier or 0) >= 100 else TIER_LAG_MS)
         end_ms = newest_ms if self._end_ms is None else min(self._end_ms, newest_ms)
         first_ms = min((position.open_ms for position in now.positions), default=end_ms + 1) + 1

@@ -177,7 +177,9 @@ def test_miner(ptn: Ptn) -> None:
     cut = json.loads(ptn("miner", hotkey, "--json", "--limit", 2).stdout)["positions"]
     assert len(cut) == len(newest)
     unknown = ptn("miner", "5" * 48)
-    assert (unknown.status, unknown.stderr) == (1, "ptn: Miner ID not found\n")
+    assert (unknown.status, unknown.stderr) == (1, f"ptn: Miner ID not found: '{'5' * 48}'\n")
+    misspelt = ptn("miner", hotkey[:-1] + "?")
+    assert (misspelt.status, f"; did you mean {hotkey}" in misspelt.stderr) == (1, True)
 
 
 def test_orders(ptn: Ptn) -> None:

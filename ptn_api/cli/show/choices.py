@@ -11,7 +11,7 @@ from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.trade_pair import resolve_pair, split_names, unknown_pair
 
-__all__ = ["chosen_hotkey", "chosen_hotkeys", "known_trade_pairs", "matching_hotkey"]
+__all__ = ["chosen_hotkey", "chosen_hotkeys", "known_trade_pairs", "matching_hotkey", "similar_hotkeys"]
 
 _WHOLE = 40
 """Letters of a name that is taken for a whole hotkey; those of the network have 48."""
@@ -29,7 +29,7 @@ def chosen_hotkeys(client: PTNClient, names: Iterable[str]) -> list[str]:
     hotkeys = [matching_hotkey(name, known) for name in split_names(names)]
     for hotkey in hotkeys:
         if hotkey not in known():
-            hint = _hint(hotkey, known())
+            hint = similar_hotkeys(hotkey, known())
             print(f"ptn: no known miner has the hotkey {hotkey!r}{hint}", file=sys.stderr)
     return hotkeys
 
@@ -54,11 +54,11 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
             f" and {len(found) - _NAMED} more" * (len(found) > _NAMED)
         )
         raise SettingsError(f"{len(found)} hotkeys begin with {name!r}: {listed}")
-    raise SettingsError(f"no known miner's hotkey begins with {name!r}{_hint(start, hotkeys)}")
+    raise SettingsError(f"no known miner's hotkey begins with {name!r}{similar_hotkeys(start, hotkeys)}")
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    """The hotkeys that begin most like the name, if any do."""
+def similar_hotkeys(name: str, known: Iterable[str]) -> str:
+    """A question for an error: the hotkeys that begin most like the name, empty if none does."""
     starts = {hotkey[: len(name)]: hotkey for hotkey in known}
     # Random letters are a third alike already.
     near = get_close_matches(name, starts, n=3, cutoff=0.65) if len(name) > 2 else []
