@@ -15,7 +15,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
-from ptn_api.cli.show.choices import similar_hotkeys
 from ptn_api.client.arguments import ALL
 from ptn_api.client.calls import Call
 from ptn_api.client.connection_errors import foreign_text, proxy_note, unanswered_text
@@ -27,6 +26,7 @@ from ptn_api.errors import (
     ServerUnreachableError,
     SettingsError,
 )
+from ptn_api.model.miner import similar_hotkeys
 from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.tiers import data_tier
 

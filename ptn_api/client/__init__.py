@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from ptn_api.client.connection import StreamProblem, StreamState
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
-    from ptn_api.client.message import NewOrder, OrderType, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.message import (
+        MessageOrder,
+        MessagePosition,
+        NewOrder,
+        OrderType,
+        PTNWebSocketMessage,
+        TradePairId,
+    )
     from ptn_api.client.mirror import OpenMirror, PositionMirror, open_mirror
     from ptn_api.client.mirror import OpenMirror as OpenBook
     from ptn_api.client.mirror import PositionMirror as Book
@@ -101,7 +108,9 @@ __all__ = [
     "Ledgers",
     "ListedOrder",
     "Me",
+    "MessageOrder",
     "MessagePage",
+    "MessagePosition",
     "Miner",
     "MinerLedger",
     "MinerOrders",
@@ -165,7 +174,14 @@ _HOMES = {
     "client.connection": ("StreamProblem", "StreamState"),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
-    "client.message": ("NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"),
+    "client.message": (
+        "MessageOrder",
+        "MessagePosition",
+        "NewOrder",
+        "OrderType",
+        "PTNWebSocketMessage",
+        "TradePairId",
+    ),
     "client.mirror": ("OpenMirror", "PositionMirror", "open_mirror"),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),

@@ -21,6 +21,7 @@ from ptn_api.model.trade_pair import resolve_pair, split_names
 __all__ = [
     "ALL",
     "NO_KEY",
+    "WHOLE_HOTKEY",
     "Choice",
     "ReconnectBackoff",
     "Time",
@@ -30,6 +31,7 @@ __all__ = [
     "as_list",
     "check_literal",
     "interval_ms",
+    "miners_from",
     "optional_api_key",
     "time_from",
     "trade_pairs_from",
@@ -109,6 +111,19 @@ def as_list(choice: Choice | None) -> list[str] | None:
     if not names:
         raise SettingsError("an empty choice of miners or trade pairs; leave it out to choose all")
     return names
+
+
+def miners_from(choice: Choice | None) -> list[str] | None:
+    """Returns a list of hotkeys; logs those that are too short, which no order matches."""
+    names = as_list(choice)
+    for name in names or ():
+        if len(name) < WHOLE_HOTKEY:
+            logger.warning("%r is no whole hotkey (prefixes work only in `ptn`)", name)
+    return names
+
+
+WHOLE_HOTKEY = 40
+"""Letters of a name that is taken for a whole hotkey; those of the network have 48."""
 
 
 def trade_pairs_from(choice: Choice | None) -> list[str] | None:

@@ -680,6 +680,9 @@ def miner_positions(
     )
 
 
+_NO_POSITIONS = "no positions of miner %r: is the hotkey right, and whole? (prefixes work only in `ptn`)"
+
+
 class _ChosenMiners(msgspec.Struct, frozen=True):
     """A reader of these miners' positions, equal to another one of the same miners."""
 
@@ -689,7 +692,10 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
         entries = MinerPositions.read(body, headers)
         for hotkey in self.miners:
             if hotkey not in entries:  # no error: the miner may be new
-                logger.warning("no positions of miner %r: is the hotkey right?", hotkey)
+                logger.warning(
+                    _NO_POSITIONS,
+                    hotkey,
+                )
         return entries
 
 
@@ -783,7 +789,10 @@ def order_page(
     def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
         for hotkey in filter(None, headers.get("x-ptn-unknown-miners", "").split(",")):
             if before is None:  # once, not with each page
-                logger.warning("no positions of miner %r: is the hotkey right?", unquote(hotkey))
+                logger.warning(
+                    _NO_POSITIONS,
+                    unquote(hotkey),
+                )
         page = decode(body, headers)
         if not too_long:
             return page

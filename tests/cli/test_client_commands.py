@@ -193,6 +193,12 @@ def test_orders(ptn: Ptn) -> None:
     assert {order["trade_pair"] for order in chosen} == {pair}
     assert max(order["processed_ms"] for order in chosen) < middle
     assert len(ptn("orders", "--limit", 5).lines) == 6
+    traded = {order["trade_pair"] for order in json.loads(ptn("orders", "--limit", 1000, "--json").stdout)}
+    idle = next(name for name in ("ADAUSD", "DOGEUSD", "XRPUSD", "GBPCHF", "NZDCHF") if name not in traded)
+    none = ptn("orders", "--trade-pair", idle)
+    said = f"ptn: no orders of {idle} pass the filters; the newest orders are of "
+    assert (none.status, none.stderr.startswith(said)) == (0, True)
+    assert set(none.stderr.removeprefix(said).strip().split(", ")) <= traded
     assert ptn("orders", "--from", "2100-01-01").lines[1:] == []
     delayed = json.loads(ptn("orders", "--tier", 50, "--limit", 5, "--json").stdout)
     assert (len(delayed), list(delayed[0])) == (5, list(orders[0]))

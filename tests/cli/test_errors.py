@@ -155,6 +155,7 @@ def test_a_wrong_key(ptn: Ptn, word: str) -> None:
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("ptn: ")
     assert last.endswith(" (check PTN_API_KEY)")
+    assert ended.stderr.count("API key") == 1
 
 
 def test_a_recording_that_never_started(ptn: Ptn, tmp_path: Path) -> None:

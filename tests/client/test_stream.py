@@ -170,6 +170,9 @@ async def test_a_close_code_for_a_restart_is_followed_by_a_reconnection(
         await follower.live()
         server.close_all(SHUTTING_DOWN)
         await until_async(lambda: server.logins == 2)
+        problems = [problem for state in follower.states for problem in state.problems]
+        assert [problem.code for problem in problems] == ["server_restarting"]
+        assert problems[0].remedy.startswith("Nothing")
         await follower.live()
         server.order()
         assert await follower.received(1) == [101]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from functools import cache
 
+from ptn_api.client.arguments import WHOLE_HOTKEY
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
+from ptn_api.model.miner import similar_hotkeys
 from ptn_api.model.trade_pair import resolve_pair, split_names, unknown_pair
 
-__all__ = ["chosen_hotkey", "chosen_hotkeys", "known_trade_pairs", "matching_hotkey", "similar_hotkeys"]
+__all__ = ["chosen_hotkey", "chosen_hotkeys", "known_trade_pairs", "matching_hotkey"]
 
-_WHOLE = 40
-"""Letters of a name that is taken for a whole hotkey; those of the network have 48."""
 _NAMED = 8
 
 
@@ -40,7 +39,7 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
     A whole hotkey is returned without a look at the known ones: the documents list more miners than have
     positions. Raises SettingsError, which names the candidates.
     """
-    if len(name) >= _WHOLE:
+    if len(name) >= WHOLE_HOTKEY:
         return name
     start, _, end = name.replace("...", "…").partition("…")
     hotkeys = known()
@@ -55,14 +54,6 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
         )
         raise SettingsError(f"{len(found)} hotkeys begin with {name!r}: {listed}")
     raise SettingsError(f"no known miner's hotkey begins with {name!r}{similar_hotkeys(start, hotkeys)}")
-
-
-def similar_hotkeys(name: str, known: Iterable[str]) -> str:
-    """A question for an error: the hotkeys that begin most like the name, empty if none does."""
-    starts = {hotkey[: len(name)]: hotkey for hotkey in known}
-    # Random letters are a third alike already.
-    near = get_close_matches(name, starts, n=3, cutoff=0.65) if len(name) > 2 else []
-    return f"; did you mean {' or '.join(starts[start] for start in near)}?" if near else ""
 
 
 def known_trade_pairs(names: Iterable[str]) -> list[str]:

@@ -509,4 +509,4 @@ def run_checkpoint(url: str | None, api_key_file: Path | None, *, output: Path, 
     if as_json:
         print_document(msgspec.json.encode({"file": str(output), "bytes": size}))
     else:
-        print(f"ptn: {output}: {size} bytes", file=sys.stderr)
+        print(f"ptn: {output}: {size:,} bytes", file=sys.stderr)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ from ptn_api.cli.show.table import (
     print_table,
 )
 from ptn_api.client import calls
-from ptn_api.client.arguments import as_list
+from ptn_api.client.arguments import ALL, as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.order import Order
 from ptn_api.model.tiers import TIERS, data_tier
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.model.trade_pair import pair_id, split_names
 from ptn_api.summary import counted
 
 __all__ = ["TOP_ORDERS", "run", "run_miner", "run_orders", "run_top"]
@@ -172,6 +173,7 @@ def run_orders(
             miners = chosen_hotkeys(client, miners)
         newest = newest_orders(client, tier, miners, trade_pairs, span, view.limit)
         entries = {} if newest is not None else _fetch_positions(client, tier, miners, trade_pairs)[1]
+        others = client.order_page(miner=miners or ALL).orders if newest == [] and trade_pairs else []
     if newest is None:
         in_span = sorted(
             (
@@ -185,6 +187,11 @@ def run_orders(
             key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
         )
         newest = in_span[-view.limit :] if view.limit else in_span
+    if not newest and trade_pairs:
+        asked = ", ".join(split_names(trade_pairs))
+        near = sorted({row.trade_pair for row in others}, key=lambda pair: (-_likeness(asked, pair), pair))
+        hint = f"; the newest orders are of {', '.join(near[:_NAMED_PAIRS])}" if near else ""
+        print(f"ptn: no orders of {asked} pass the filters{hint}", file=sys.stderr)
     if view.output == "json":
         objects = [
             {
@@ -215,6 +222,13 @@ def run_orders(
         "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
     )
     print_table(Table(_ORDER_COLUMNS, rows, f"{some}orders, newest last", notes), view._replace(limit=0))
+
+
+_NAMED_PAIRS = 8
+
+
+def _likeness(asked: str, pair: str) -> float:
+    return SequenceMatcher(None, asked.upper(), pair.upper()).ratio()
 
 
 def _fetch_positions(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ptn_api.client.arguments import check_literal
-from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.documents import ListedTradePair
 from ptn_api.model.limit_order import ListedOrder
@@ -19,12 +18,13 @@ from ptn_api.model.miner import LeaderboardEntry
 from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, MinerStatistics, PerfCheckpoint, PerfLedger
-from ptn_api.model.trade_pair import pair_id
 from ptn_api.summary import flattened
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
     import polars
+
+    from ptn_api.client.message import PTNWebSocketMessage
 
 __all__ = [
     "Rows",
@@ -109,7 +109,7 @@ def positions(found: Iterable[Position]) -> Table:
     columns: _Columns = {
         "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
         "position_uuid": ("text", [p.position_uuid for p in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p in rows]),
+        "trade_pair": ("text", [p.trade_pair_id for p in rows]),
         "position_type": ("side", [p.position_type for p in rows]),
         "is_closed_position": ("bool", [p.is_closed_position for p in rows]),
         "opened_at": ("time", [p.open_ms for p in rows]),
@@ -137,7 +137,7 @@ def orders(found: Iterable[Position]) -> Table:
     position: _Columns = {
         "miner_hotkey": ("text", [p.miner_hotkey for p, _, _ in rows]),
         "position_uuid": ("text", [p.position_uuid for p, _, _ in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
+        "trade_pair": ("text", [p.trade_pair_id for p, _, _ in rows]),
         "place": ("int", [place for _, place, _ in rows]),
     }
     return Table(position | _order_columns([o for _, _, o in rows]))
