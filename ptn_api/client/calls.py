@@ -692,10 +692,7 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
         entries = MinerPositions.read(body, headers)
         for hotkey in self.miners:
             if hotkey not in entries:  # no error: the miner may be new
-                logger.warning(
-                    _NO_POSITIONS,
-                    hotkey,
-                )
+                logger.warning(_NO_POSITIONS, hotkey)
         return entries
 
 
@@ -789,10 +786,7 @@ def order_page(
     def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
         for hotkey in filter(None, headers.get("x-ptn-unknown-miners", "").split(",")):
             if before is None:  # once, not with each page
-                logger.warning(
-                    _NO_POSITIONS,
-                    unquote(hotkey),
-                )
+                logger.warning(_NO_POSITIONS, unquote(hotkey))
         page = decode(body, headers)
         if not too_long:
             return page
