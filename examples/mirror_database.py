@@ -59,7 +59,7 @@ def write(positions: Iterable[Position], place: str | None) -> None:
         (
             position.miner_hotkey,
             position.position_uuid,
-            position.trade_pair[0],
+            position.trade_pair_id,
             position.open_ms,
             position.close_ms or None,
             position.net_leverage,

@@ -23,7 +23,7 @@ TARGET = Path(os.environ.get("PTN_RESTORE_DIR", "restored"))
 
 def write(position: Position) -> None:
     """Writes a position as a validator does: a closed one moves out of the `open` folder."""
-    pair = TARGET / position.miner_hotkey / "positions" / position.trade_pair[0]
+    pair = TARGET / position.miner_hotkey / "positions" / position.trade_pair_id
     folder = "closed" if position.is_closed_position else "open"
     (pair / folder).mkdir(parents=True, exist_ok=True)
     (pair / "open" / position.position_uuid).unlink(missing_ok=True)

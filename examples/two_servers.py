@@ -15,7 +15,9 @@ from ptn_api.client import Difference, Gap, PTNWebSocketMessage, ServerGap, Stre
 from ptn_api.websocket_client import PTNWebSocketClient
 
 URLS = os.environ.get("PTN_WS_URLS", "ws://localhost:8765 ws://localhost:8766").split()
-KEYS = (os.environ.get("PTN_API_KEYS") or os.environ["PTN_API_KEY"]).split()
+KEYS = (os.environ.get("PTN_API_KEYS") or os.environ.get("PTN_API_KEY") or "").split()
+if not KEYS:
+    sys.exit("no API key: set PTN_API_KEY, or PTN_API_KEYS with one for each server")
 
 
 def show_state(state: StreamState) -> None:

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from ptn_api.options import CLOCK_JUMP_MS, CLOCK_SETTLE_MS
 
-__all__ = ["Clock", "ClockStart", "Monotonic", "SteadyClock", "monotonic_ms", "read_time", "wall_ms"]
+__all__ = [
+    "Clock",
+    "ClockStart",
+    "Monotonic",
+    "SteadyClock",
+    "monotonic_ms",
+    "read_time",
+    "seems_seconds",
+    "wall_ms",
+]
 
 Clock = Callable[[], int]
 """Returns integer milliseconds since the Unix epoch, UTC."""
@@ -43,6 +52,11 @@ def read_time(text: str) -> int | None:
     except (ValueError, OverflowError):
         return None
     return max(0, round(since.total_seconds() * 1000))
+
+
+def seems_seconds(time: int | str) -> bool:
+    """Whether an epoch time, as a number, is in seconds since 2001 rather than in ms until 1973."""
+    return str(time).isdecimal() and 10**9 <= int(time) < 10**11
 
 
 class ClockStart(NamedTuple):

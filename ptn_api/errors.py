@@ -187,6 +187,8 @@ class APIStatusError(ClientError):
     """
 
     code = "http_status"
+    hotkey = ""
+    """Of status 404: the hotkey that was asked for."""
 
     def __init__(self, message: str, *, status: int, code: str | None = None) -> None:
         super().__init__(message, code=code)

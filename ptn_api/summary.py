@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ __all__ = [
     "SummarisedList",
     "Summary",
     "counted",
+    "flattened",
     "number",
     "summarised",
     "time_text",
@@ -118,6 +119,17 @@ def time_text(ms: float | None) -> str:
         return f"{datetime.fromtimestamp(ms / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}" if ms else ""
     except (ValueError, OverflowError, OSError):  # no year that Python knows
         return f"{ms} ms"
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested objects by dotted name, such as `scores.omega`; without lists and None."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": found for inner, found in flattened(value).items()}
+        elif value is not None and not isinstance(value, list):
+            flat[name] = value
+    return flat
 
 
 def _cell(value: object) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from ptn_api.client.arguments import Choice, Timing
+from ptn_api.client.arguments import Choice, Timing, check_literal
 from ptn_api.client.connection import OnState
 from ptn_api.client.cursor_file import CursorStore
 from ptn_api.client.delivery import Dispatcher, Handler, OnError
@@ -79,6 +79,7 @@ class PTNWebSocketClient:
             address = f"[{host}]" if ":" in host else host
             return host if "://" in host else f"{'wss' if secure else 'ws'}://{address}:{port}"
 
+        check_literal(OnError, on_error, "on_error")
         self._urls = url(host) if isinstance(host, str) else [url(one) for one in host]
         self.uri = self._urls if isinstance(self._urls, str) else ", ".join(self._urls)
         self._api_key = api_key

@@ -19,13 +19,18 @@ import pytest
 
 from ptn_api.client.arguments import Timing
 from ptn_api.client.testing import FakeServer
-from ptn_api.errors import AuthenticationError
+from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
 from tests.waiting import PATIENCE_S, until
 
 TIMING = Timing(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
+
+
+def test_a_misspelt_reaction_to_errors_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match="on_error must be one of 'retry', 'skip', 'stop', not 'ignore'"):
+        PTNWebSocketClient("key", on_error="ignore")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
 from ptn_api.client.arguments import ALL
 from ptn_api.client.calls import Call
-from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note
+from ptn_api.client.connection_errors import foreign_text, proxy_note, unanswered_text
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -27,6 +26,7 @@ from ptn_api.errors import (
     ServerUnreachableError,
     SettingsError,
 )
+from ptn_api.model.miner import similar_hotkeys
 from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.tiers import data_tier
 
@@ -82,8 +82,6 @@ def open_client(
     with PTNClient(address, key.value, retries=Retries(times=2, first=0.2)) as client:
         try:
             yield client
-        except ServerUnreachableError as error:
-            raise ServerUnreachableError(f"{address} does not answer: {_reason(error, address)}") from None
         except AuthenticationError as error:
             raise authentication_failure(error, address, key) from None
         except APIStatusError as error:
@@ -91,6 +89,9 @@ def open_client(
                 raise SettingsError(str(error)) from None
             unknown = error.status == 404 and error.code != "foreign"  # an unknown miner, say
             problem = str(error) if unknown else f"{address}: {error}"
+            if unknown and error.hotkey:
+                with suppress(ClientError):
+                    problem += similar_hotkeys(error.hotkey, client.hotkeys())
             raise APIStatusError(problem, status=error.status, code=error.code) from None
         except ClientError as error:
             if error.code != "bad_answer":
@@ -101,7 +102,8 @@ def open_client(
 def authentication_failure(error: AuthenticationError, address: str, key: ApiKey) -> AuthenticationError:
     """The error with the address, and the place to check."""
     refused = error.status == 401 or "Invalid API key" in str(error)  # the stream has no status
-    problem = "authentication failed: unknown or expired API key" if refused else str(error).removesuffix(".")
+    said = str(error).removesuffix(".").partition(f"{address}: ")
+    problem = "authentication failed: unknown or expired API key" if refused else said[2] or said[0]
     sentence = f"{address}: {problem} (check {key.source})"
     return AuthenticationError(sentence, code=error.code, status=error.status)
 
@@ -158,27 +160,8 @@ async def check_stream(url: str) -> None:
         if status in (401, 403, 407, 502, 504):
             problem = f"answers: {foreign_text(status, error.response.headers)}{proxy_note(url)}"
     except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-        problem = f"does not answer: {_reason(error, url)}{proxy_note(url)}"
+        raise ServerUnreachableError(f"{unanswered_text(error, url)}{proxy_note(url)}") from None
     raise ServerUnreachableError(f"{url} {problem}")
-
-
-_TLS_EXPECTED = "Server disconnected", "valid HTTP response"
-_TLS_UNEXPECTED = "wrong version number", "opening handshake"
-_OTHER_SCHEMES = {
-    "http": ("https", _TLS_EXPECTED),
-    "ws": ("wss", _TLS_EXPECTED),
-    "https": ("http", _TLS_UNEXPECTED),
-    "wss": ("ws", _TLS_UNEXPECTED),
-}
-"""By scheme: the scheme to suggest when an error contains one of these signs."""
-
-
-def _reason(error: BaseException, url: str) -> str:
-    """The system's message, and the other scheme where only one side uses TLS."""
-    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", failure_text(error))
-    scheme, _, rest = url.partition(":")
-    other, signs = _OTHER_SCHEMES[scheme]
-    return message + (f"; is it {other}:{rest}?" if any(sign in message for sign in signs) else "")
 
 
 class _StderrHandler(logging.Handler):

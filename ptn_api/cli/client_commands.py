@@ -6,7 +6,7 @@ import enum
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from ptn_api.cli.completion import complete_choices, complete_hotkeys, complete_
 from ptn_api.cli.exit_status import UNWELL
 from ptn_api.cli.row_options import JsonLines, Output, OutputOption, View, Wide, prints_rows, view_of
 from ptn_api.cli.time_arguments import duration_ms, speed_of, time_ms
+from ptn_api.errors import SettingsError
 
 __all__ = ["CLIENT_COMMANDS", "DOCUMENT_COMMANDS"]
 
@@ -163,6 +164,13 @@ Exec = Annotated[
 ]
 
 
+def _reject(options: Mapping[str, object], reason: str) -> None:
+    """Raises SettingsError for the first of these options that was given, as it would have no effect."""
+    for option, value in options.items():
+        if value:
+            raise SettingsError(f"{option}: {reason}")
+
+
 def stream(
     url: WsUrls = None,
     api_key_file: ApiKeyFiles = None,
@@ -170,8 +178,11 @@ def stream(
     json: JsonLines = False,
     command: Exec = None,
     on_error: Annotated[
-        OnError, typer.Option(help="If the command of --exec fails: stop, retry it, or skip the order.")
-    ] = OnError.STOP,
+        OnError | None,
+        typer.Option(
+            help="If the command of --exec fails: stop, retry it, or skip the order (default: stop)."
+        ),
+    ] = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
     delta: Annotated[bool, typer.Option("--delta", help="Omit each position's earlier orders.")] = False,
@@ -190,12 +201,19 @@ def stream(
     """Follow every order as it happens."""
     from ptn_api.cli.show.stream import run
 
+    if command is None:
+        _reject({"--on-error": on_error}, "only with --exec")
+        if not resume:
+            _reject({"--name": name}, "only with --resume or --exec")
+    else:
+        _reject({"--output": output, "--json": json, "--wide": wide}, "not with --exec, which prints nothing")
+
     run(
         url or [],
         api_key_file or [],
         view_of(output, json, wide, short=Output.NDJSON),
         command=command,
-        on_error=on_error.value,
+        on_error=(on_error or OnError.STOP).value,
         miners=miner or [],
         trade_pairs=trade_pair or [],
         delta=delta,
@@ -334,7 +352,7 @@ def top(
     run_top(url, api_key_file, view, sort=sort.value, live=live, interval_s=interval)
 
 
-@prints_rows(rows="positions")
+@prints_rows(rows="positions, the newest")
 def miner(hotkey: Hotkey, view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print one miner's returns and positions."""
     from ptn_api.cli.show.positions import run_miner
@@ -417,7 +435,7 @@ def limit_orders(
     run_limit_orders(url, api_key_file, view, hotkey, cancelled=cancelled)
 
 
-@prints_rows(rows="rows of the summary")
+@prints_rows(rows="checkpoints of a ledger, the newest, or miners of the summary")
 def ledger(
     kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
     view: View,
@@ -431,7 +449,7 @@ def ledger(
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
 ) -> None:
-    """Print one miner's perf, debt, emissions or penalty ledger."""
+    """Print the checkpoints of one miner's perf, debt, emissions or penalty ledger, oldest first."""
     from ptn_api.cli.show.documents import run_ledger
 
     run_ledger(url, api_key_file, view, kind.value, hotkey)
@@ -591,9 +609,13 @@ def replay(
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
     span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
+    printing = {"--output": output, "--json": json, "--wide": wide}
     if serve:
+        _reject(printing | {"--exec": command}, "not with --serve")
         run_replay_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
     else:
+        if command is not None:
+            _reject(printing, "not with --exec, which prints nothing")
         view = view_of(output, json, wide, short=Output.NDJSON)
         run_replay(file, url, api_key_file, view, command=command, speed=pace, span=span, **choice)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 
+from ptn_api.clock import seems_seconds
 from ptn_api.errors import SettingsError
 
 __all__ = ["duration_ms", "expiry_ms", "speed_of", "time_ms"]
@@ -18,6 +19,8 @@ def time_ms(text: str | None) -> int | None:
     if text is None:
         return None
     if text.isdigit():
+        if seems_seconds(text):
+            raise SettingsError(f"{text} seems to be in seconds: give epoch milliseconds, {text}000")
         return int(text)
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -35,7 +38,9 @@ def duration_ms(text: str, flag: str) -> int:
     if match is None:
         if text == "0":
             return 0
-        raise SettingsError(f"{flag}: not a duration: {text!r} (give one like 90d, 12h or 30m)")
+        # Half a minute rather than half an hour is meant by a number alone.
+        example = f"{text}s" if text.isdigit() else "90d, 12h, 30m or 30s"
+        raise SettingsError(f"{flag}: not a duration: {text!r} (give one like {example})")
     duration = int(match[1]) * _UNITS_MS[match[2]]
     if duration > _LONGEST_MS:
         raise SettingsError(f"{flag}: {text} is longer than 100 years")

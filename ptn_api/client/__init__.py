@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from ptn_api.client.connection import StreamProblem, StreamState
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
-    from ptn_api.client.message import NewOrder, OrderType, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.message import (
+        MessageOrder,
+        MessagePosition,
+        NewOrder,
+        OrderType,
+        PTNWebSocketMessage,
+        TradePairId,
+    )
     from ptn_api.client.mirror import OpenMirror, PositionMirror, open_mirror
     from ptn_api.client.mirror import OpenMirror as OpenBook
     from ptn_api.client.mirror import PositionMirror as Book
@@ -50,6 +57,14 @@ if TYPE_CHECKING:
     from ptn_api.client.servers.merge import ServerGap
     from ptn_api.client.servers.several import Difference
     from ptn_api.client.stream import Stream, connect
+    from ptn_api.client.tables.documents import (
+        AccountDocument,
+        CollateralDocument,
+        DebtLedgers,
+        LedgerDocument,
+        PeriodDocument,
+        Selections,
+    )
     from ptn_api.model.documents import (
         AccountSnapshots,
         ChallengePeriod,
@@ -67,15 +82,18 @@ if TYPE_CHECKING:
     from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 
 __all__ = [
+    "AccountDocument",
     "AccountSnapshots",
     "AsyncPTNClient",
     "Book",
     "ChallengePeriod",
     "Checkpoint",
     "Collateral",
+    "CollateralDocument",
     "Cursor",
     "CursorStore",
     "DebtLedgerSummary",
+    "DebtLedgers",
     "Difference",
     "Elimination",
     "EliminationList",
@@ -86,10 +104,13 @@ __all__ = [
     "Leaderboard",
     "LeaderboardDocument",
     "LeaderboardEntry",
+    "LedgerDocument",
     "Ledgers",
     "ListedOrder",
     "Me",
+    "MessageOrder",
     "MessagePage",
+    "MessagePosition",
     "Miner",
     "MinerLedger",
     "MinerOrders",
@@ -106,6 +127,7 @@ __all__ = [
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
+    "PeriodDocument",
     "Position",
     "PositionChanges",
     "PositionMirror",
@@ -114,6 +136,7 @@ __all__ = [
     "ReplayClock",
     "ReplayServer",
     "Retries",
+    "Selections",
     "ServerGap",
     "State",
     "StatisticsDocument",
@@ -151,7 +174,14 @@ _HOMES = {
     "client.connection": ("StreamProblem", "StreamState"),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
-    "client.message": ("NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"),
+    "client.message": (
+        "MessageOrder",
+        "MessagePosition",
+        "NewOrder",
+        "OrderType",
+        "PTNWebSocketMessage",
+        "TradePairId",
+    ),
     "client.mirror": ("OpenMirror", "PositionMirror", "open_mirror"),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),
@@ -159,6 +189,14 @@ _HOMES = {
     "client.servers.merge": ("ServerGap",),
     "client.servers.several": ("Difference",),
     "client.stream": ("Stream", "connect"),
+    "client.tables.documents": (
+        "AccountDocument",
+        "CollateralDocument",
+        "DebtLedgers",
+        "LedgerDocument",
+        "PeriodDocument",
+        "Selections",
+    ),
     "model.documents": (
         "AccountSnapshots",
         "ChallengePeriod",

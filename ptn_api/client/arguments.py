@@ -14,13 +14,14 @@ from typing import Any, ParamSpec, TypeVar, get_args
 import msgspec
 
 from ptn_api.backoff import Backoff
-from ptn_api.clock import read_time
+from ptn_api.clock import read_time, seems_seconds
 from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.model.trade_pair import resolve_pair, split_names
 
 __all__ = [
     "ALL",
     "NO_KEY",
+    "WHOLE_HOTKEY",
     "Choice",
     "ReconnectBackoff",
     "Time",
@@ -30,6 +31,7 @@ __all__ = [
     "as_list",
     "check_literal",
     "interval_ms",
+    "miners_from",
     "optional_api_key",
     "time_from",
     "trade_pairs_from",
@@ -111,6 +113,19 @@ def as_list(choice: Choice | None) -> list[str] | None:
     return names
 
 
+def miners_from(choice: Choice | None) -> list[str] | None:
+    """Returns a list of hotkeys; logs those that are too short, which no order matches."""
+    names = as_list(choice)
+    for name in names or ():
+        if len(name) < WHOLE_HOTKEY:
+            logger.warning("%r is no whole hotkey (prefixes work only in `ptn`)", name)
+    return names
+
+
+WHOLE_HOTKEY = 40
+"""Letters of a name that is taken for a whole hotkey; those of the network have 48."""
+
+
 def trade_pairs_from(choice: Choice | None) -> list[str] | None:
     """Returns a list of trade pair ids, from any usual spelling; logs unknown ones, misspelt or new."""
     names = as_list(choice)
@@ -137,6 +152,8 @@ def time_from(time: Time | None) -> int | None:
     found = read_time(time) if isinstance(time, str) else time
     if found is None and time is not None:
         raise SettingsError(f"not a time: {time!r} (give one like 2026-11-22T18:30Z, or epoch milliseconds)")
+    if isinstance(time, int | str) and seems_seconds(time):
+        raise SettingsError(f"{time} seems to be in seconds: give epoch milliseconds, {time}000")
     return found
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 from urllib.parse import quote, unquote, urlencode
@@ -17,20 +18,34 @@ from urllib.parse import quote, unquote, urlencode
 import msgspec
 
 import ptn_api.client.tables.columns as columns
-from ptn_api.client.arguments import ALL, Choice, Time, as_list, interval_ms, time_from, trade_pairs_from
+from ptn_api.client.arguments import (
+    ALL,
+    Choice,
+    Time,
+    as_list,
+    check_literal,
+    interval_ms,
+    time_from,
+    trade_pairs_from,
+)
 from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
 from ptn_api.client.tables.columns import Rows, Table
+from ptn_api.client.tables.documents import (
+    AccountDocument,
+    CollateralDocument,
+    DebtLedgers,
+    LedgerDocument,
+    PeriodDocument,
+    Selections,
+    Tabular,
+)
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.documents import (
-    AccountSnapshots,
-    ChallengePeriod,
-    Collateral,
     DebtLedgerSummary,
     Entities,
     EntityAnswer,
     EntityEndpoint,
     ListedTradePair,
-    MinerLedger,
     MinerSelections,
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
@@ -126,6 +141,12 @@ class Call(Generic[T]):
         self.key = (path, read, msgspec.json.encode(self.parameters))
         """Identifies the request in the cache."""
 
+    @property
+    def hotkey(self) -> str:
+        """The path's last part, where the route is about one miner or entity."""
+        name = unquote(self.path[1:].partition("/")[2])
+        return "" if name == "endpoint" else name  # of /entity/endpoint
+
     def parts(self) -> list[Call[_Answer]]:
         """Returns the calls that together ask for the same, none if this one can be sent."""
         if self.join is None or not _is_long(self.parameters):
@@ -168,6 +189,7 @@ class History:
     def __init__(
         self, hotkey: str, every: str | timedelta, start: Time | None, end: Time | None, rows: Rows
     ) -> None:
+        check_literal(Rows, rows, "rows")
         self.hotkey = hotkey
         self._every_ms = interval_ms(every)
         self._start_ms, self._end_ms = time_from(start), time_from(end)
@@ -180,6 +202,8 @@ class History:
         `now` is the miner's present entry. The newest time is a minute old, since the server's clock may be
         behind; below tier 100 it is a day older.
         """
+        if self._start_ms is not None and self._start_ms > now_ms + _CLOCKS_APART_MS:
+            raise SettingsError("start lies in the future")
         newest_ms = now_ms - _CLOCKS_APART_MS - (0 if (now.tier or 0) >= 100 else TIER_LAG_MS)
         end_ms = newest_ms if self._end_ms is None else min(self._end_ms, newest_ms)
         first_ms = min((position.open_ms for position in now.positions), default=end_ms + 1) + 1
@@ -250,7 +274,10 @@ class MinerPositions(dict[str, Miner]):
             )
             for hotkey, entry in self.items()
         )
-        title = f"{counted(len(self), 'miners')}, best first, with {counted(n_positions, 'positions')}"
+        # As they were (`at`), they are by hotkey.
+        best_first = all(a.thirty_day_returns >= b.thirty_day_returns for a, b in pairwise(self.values()))
+        order = "best first" if best_first else "by hotkey"
+        title = f"{counted(len(self), 'miners')}, {order}, with {counted(n_positions, 'positions')}"
         return Summary(title, ("miner", "return", "all time", "won", "positions"), rows, len(self))
 
 
@@ -407,8 +434,11 @@ class OrderPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @summarised
-class TradePairs(msgspec.Struct, kw_only=True):
-    """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded."""
+class TradePairs(Tabular, msgspec.Struct, kw_only=True):
+    """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded.
+
+    The table has a row per pair.
+    """
 
     allowed: list[ListedTradePair]
     disabled: list[ListedTradePair] = msgspec.field(default_factory=list)
@@ -433,6 +463,9 @@ class TradePairs(msgspec.Struct, kw_only=True):
                 for pair in msgspec.json.decode(body, type=list[_FormerTradePair])
             ]
         )
+
+    def _table(self) -> Table:
+        return columns.trade_pairs(self.allowed, self.disabled)
 
     def _summary(self) -> Summary:
         rows = (
@@ -647,6 +680,9 @@ def miner_positions(
     )
 
 
+_NO_POSITIONS = "no positions of miner %r: is the hotkey right, and whole? (prefixes work only in `ptn`)"
+
+
 class _ChosenMiners(msgspec.Struct, frozen=True):
     """A reader of these miners' positions, equal to another one of the same miners."""
 
@@ -656,7 +692,7 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
         entries = MinerPositions.read(body, headers)
         for hotkey in self.miners:
             if hotkey not in entries:  # no error: the miner may be new
-                logger.warning("no positions of miner %r: is the hotkey right?", hotkey)
+                logger.warning(_NO_POSITIONS, hotkey)
         return entries
 
 
@@ -750,7 +786,7 @@ def order_page(
     def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
         for hotkey in filter(None, headers.get("x-ptn-unknown-miners", "").split(",")):
             if before is None:  # once, not with each page
-                logger.warning("no positions of miner %r: is the hotkey right?", unquote(hotkey))
+                logger.warning(_NO_POSITIONS, unquote(hotkey))
         page = decode(body, headers)
         if not too_long:
             return page
@@ -777,49 +813,49 @@ def limit_orders(
     )
 
 
-def challenge_period(hotkey: str, *, history: bool = False) -> Call[ChallengePeriod]:
+def challenge_period(hotkey: str, *, history: bool = False) -> Call[PeriodDocument]:
     """One miner's place in the competition; with `history` also its earlier ones, oldest first."""
     return Call(
         _path("/challenge-period", hotkey),
-        _decoder(ChallengePeriod, strict=False),
+        _decoder(PeriodDocument, strict=False),
         history="true" if history else None,
     )
 
 
-def debt_ledgers() -> Call[dict[str, DebtLedgerSummary]]:
+def debt_ledgers() -> Call[DebtLedgers]:
     """A summary of every miner's debt ledger."""
-    return Call("/debt-ledger", _as(SummarisedDict, _decoder(dict[str, DebtLedgerSummary], strict=False)))
+    return Call("/debt-ledger", _as(DebtLedgers, _decoder(dict[str, DebtLedgerSummary], strict=False)))
 
 
-def debt_ledger(hotkey: str) -> Call[MinerLedger]:
+def debt_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's debt ledger: emissions, performance and penalties, span by span."""
-    return Call(_path("/debt-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/debt-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def emissions_ledger(hotkey: str) -> Call[MinerLedger]:
+def emissions_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's emissions ledger."""
-    return Call(_path("/emissions-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/emissions-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def penalty_ledger(hotkey: str) -> Call[MinerLedger]:
+def penalty_ledger(hotkey: str) -> Call[LedgerDocument]:
     """One miner's penalty ledger."""
-    return Call(_path("/penalty-ledger", hotkey), _decoder(MinerLedger, strict=False))
+    return Call(_path("/penalty-ledger", hotkey), _decoder(LedgerDocument, strict=False))
 
 
-def account_snapshots(hotkey: str, *, limit: int | None = None) -> Call[AccountSnapshots]:
+def account_snapshots(hotkey: str, *, limit: int | None = None) -> Call[AccountDocument]:
     """One miner's account hour by hour, oldest first: the last `limit`, at most 2160 (default: 720)."""
-    return Call(_path("/account-snapshots", hotkey), _decoder(AccountSnapshots, strict=False), limit=limit)
+    return Call(_path("/account-snapshots", hotkey), _decoder(AccountDocument, strict=False), limit=limit)
 
 
-def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[Collateral]:
+def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[CollateralDocument]:
     """The miners' account sizes: all records, or only the last of each miner."""
     flag = "true" if most_recent else None
-    return Call("/collateral/", _decoder(Collateral, strict=False), hotkey=hotkey, most_recent=flag)
+    return Call("/collateral/", _decoder(CollateralDocument, strict=False), hotkey=hotkey, most_recent=flag)
 
 
-def miner_selections() -> Call[dict[str, str]]:
+def miner_selections() -> Call[Selections]:
     """The asset class that each miner chose."""
-    return Call("/miner-selections", _as(SummarisedDict, _part_reader(MinerSelections, "miner_selections")))
+    return Call("/miner-selections", _as(Selections, _part_reader(MinerSelections, "miner_selections")))
 
 
 def entities() -> Call[dict[str, Any]]:

@@ -32,7 +32,7 @@ from ptn_api.wire.client_session import (
     StreamItem,
 )
 from ptn_api.wire.clock_offset import ClockOffset
-from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, should_return
+from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, SHUTTING_DOWN, should_return
 from ptn_api.wire.frames import Heartbeat, Subscribe
 
 __all__ = ["Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
@@ -139,10 +139,20 @@ _REMEDIES = {
     "unreachable": "Check the address, the network and any proxy between; the client goes on trying",
     "login_refused": "Check the API key; the server's operator can tell whether it is valid, and its tier",
     "evicted": "Run fewer connections with this key, or ask the operator for a higher limit",
+    "server_restarting": "Nothing: the server is restarted, and the client connects again",
     "server_silent": "Nothing, if it passes: the client connects again; otherwise ask the operator",
 }
 """By the code of a problem of the connection."""
-_KINDS = {"lost": "unreachable", "evicted": "evicted", "refused": "login_refused"}
+_KINDS = {
+    "lost": "unreachable",
+    "restarting": "server_restarting",
+    "evicted": "evicted",
+    "refused": "login_refused",
+}
+
+
+_RESTART_S = 60.0
+"""How long a server that announced its restart may be unreachable."""
 
 
 def server_problems(beat: Heartbeat) -> tuple[StreamProblem, ...]:
@@ -160,7 +170,7 @@ def server_problems(beat: Heartbeat) -> tuple[StreamProblem, ...]:
 class Ending(NamedTuple):
     """The way a connection ended."""
 
-    kind: Literal["lost", "evicted", "refused", "again"]
+    kind: Literal["lost", "restarting", "evicted", "refused", "again"]
     detail: str
 
 
@@ -206,6 +216,7 @@ class Connection:
         self._options = {} if ssl is None else {"ssl": ssl}
         self._clock = clock
         self._backoff = ReconnectBackoff(timing)
+        self._restart_ends = 0.0
         self._known_gap: int | None = None
         self._session: ClientSession | None = None
         self._outgoing = asyncio.Event()
@@ -221,8 +232,14 @@ class Connection:
             if ending.kind == "again":
                 continue
             code = _KINDS[ending.kind]
-            if self._link_problem and self._link_problem[0].code == "server_silent":
-                code = "server_silent"
+            now = asyncio.get_running_loop().time()
+            if ending.kind == "restarting":
+                self._restart_ends = now + _RESTART_S
+            before = self._link_problem[0].code if self._link_problem else ""
+            if before == "server_silent" or (
+                before == "server_restarting" and ending.kind == "lost" and now < self._restart_ends
+            ):
+                code = before
             sentence = f"Not connected: {ending.detail}"
             self._link_problem = (StreamProblem(code, sentence, _REMEDIES[code]),)
             self._server_problems = ()
@@ -238,7 +255,7 @@ class Connection:
                     level, delay = logging.ERROR, self._backoff.refused()
                 case "evicted":
                     level, delay = logging.WARNING, self._backoff.evicted()
-                case "lost":
+                case "lost" | "restarting":
                     level, delay = logging.WARNING, self._backoff.lost()
             logger.log(
                 level,
@@ -416,6 +433,8 @@ def _ending(reported: Ending | None, code: int | None, reason: str | None) -> En
     # A code that forbids a return is a refusal, also without an answer to the login.
     if not should_return(code):
         return reported or Ending("refused", f"login refused: {detail}")
+    if code == SHUTTING_DOWN.code:
+        return Ending("restarting", detail)
     if code == REPLACED.code:
         return reported or Ending("evicted", detail)
     # A refusal with a code that invites a return is temporary: the server is full, or shutting down.

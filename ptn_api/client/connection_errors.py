@@ -9,7 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from ptn_api.errors import error_text
 
-__all__ = ["failure_text", "foreign_text", "proxy_note", "redirect_text"]
+__all__ = ["failure_text", "foreign_text", "proxy_note", "redirect_text", "shown_url", "unanswered_text"]
 
 _PROXIED_AS = {"http": ("http", "all"), "https": ("https", "all")}
 _PROXIED_AS |= {"ws": ("ws", "socks", "https", "http"), "wss": ("wss", "socks", "https", "http")}  # type: ignore[dict-item]
@@ -40,6 +40,31 @@ def failure_text(error: BaseException) -> str:
     return message
 
 
+_TLS_EXPECTED = "server disconnected", "valid http response"
+_TLS_UNEXPECTED = "wrong version number", "wrong_version_number", "opening handshake"
+_OTHER_SCHEMES = {
+    "http": ("https", _TLS_EXPECTED),
+    "ws": ("wss", _TLS_EXPECTED),
+    "https": ("http", _TLS_UNEXPECTED),
+    "wss": ("ws", _TLS_UNEXPECTED),
+}
+"""By scheme: the scheme to suggest when an error contains one of these signs."""
+
+
+def unanswered_text(error: BaseException, url: str) -> str:
+    """Returns that the server does not answer and why; also the other scheme where only one side uses TLS."""
+    message = re.sub(r"\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", failure_text(error))
+    scheme, _, rest = shown_url(url).partition(":")
+    other, signs = _OTHER_SCHEMES.get(scheme, ("", ()))
+    hint = f"; is it {other}:{rest}?" if any(sign in message.lower() for sign in signs) else ""
+    return f"{scheme}:{rest} does not answer: {message}{hint}"
+
+
+def shown_url(url: str) -> str:
+    """Returns an address without a login and query, which may be secret."""
+    return re.sub(r"^(\w+://)?[^/@]*@", r"\1", url).partition("?")[0]
+
+
 def proxy_note(url: str, proxy: str | None = None) -> str:
     """Returns words that name the proxy on the way to this address, else an empty string.
 
@@ -52,7 +77,7 @@ def proxy_note(url: str, proxy: str | None = None) -> str:
         proxy = proxies.get(setting)
     if not proxy:
         return ""
-    shown = re.sub(r"^(\w+://)?[^/@]*@", r"\1", proxy)
+    shown = shown_url(proxy)
     if not setting:
         return f" (through the proxy {shown})"
     variable = f"{setting.upper()}_PROXY"

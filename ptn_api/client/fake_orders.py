@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ptn_api.clock import wall_ms
 from ptn_api.model.position import PositionText, parse_position
-from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format
 
@@ -96,7 +95,7 @@ class Announcement(NamedTuple):
             timestamp_ms,
             text,
             parsed.miner_hotkey,
-            pair_id(parsed.trade_pair),
+            parsed.trade_pair_id,
             parsed.orders[-1].processed_ms,
             late,
             json.dumps(extra).encode() if extra else b"",

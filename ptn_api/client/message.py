@@ -23,6 +23,8 @@ from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = [
     "MESSAGE_COLUMNS",
+    "MessageOrder",
+    "MessagePosition",
     "NewOrder",
     "OrderType",
     "PTNWebSocketMessage",
@@ -127,7 +129,9 @@ class _PairObject(_Named, dict[str, Any]):
     pass
 
 
-class _MessageOrder(Order, kw_only=True):
+class MessageOrder(Order, kw_only=True):
+    """An order of a message's position."""
+
     order_type: OrderType  # type: ignore[assignment]  # a string as well
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,9 +155,11 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
     return values
 
 
-class _MessagePosition(Position, kw_only=True):
+class MessagePosition(Position, kw_only=True):
+    """A message's position, with all orders up to the new one. `trade_pair_id` is the pair as a string."""
+
     position_type: OrderType | None = None  # type: ignore[assignment]
-    orders: list[_MessageOrder] = msgspec.field(default_factory=list)  # type: ignore[assignment]
+    orders: list[MessageOrder] = msgspec.field(default_factory=list)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         pair = self.trade_pair
@@ -176,8 +182,8 @@ class _MessagePosition(Position, kw_only=True):
 class MessageContent(msgspec.Struct):
     """A message's data as a client reads it (wire/frames.py, MessageData)."""
 
-    position: _MessagePosition
-    order: _MessageOrder | None = None
+    position: MessagePosition
+    order: MessageOrder | None = None
 
 
 _data = msgspec.json.Decoder(MessageContent)
@@ -218,7 +224,7 @@ class PTNWebSocketMessage:
         self.replay: bool = message.replay
         self.clock_offset_ms = clock_offset_ms
         """The server's clock minus the client's."""
-        self.position: _MessagePosition = data.position
+        self.position: MessagePosition = data.position
         self.server = ""
         """The URL of the server that sent it, in a stream of several servers."""
 

@@ -33,7 +33,6 @@ from ptn_api.client.stream import Stream, call_listener
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
 from ptn_api.loop_thread import LoopThread
 from ptn_api.model.position import Position
-from ptn_api.model.trade_pair import pair_id
 from ptn_api.summary import ROWS, Summary, summarised, time_text
 from ptn_api.tasks import TimeSlice
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
@@ -155,7 +154,7 @@ class PositionMirror:
         rows = (
             (
                 p.miner_hotkey,
-                pair_id(p.trade_pair),
+                p.trade_pair_id,
                 p.position_type,
                 f"{p.net_leverage:+g}",
                 time_text(p.open_ms),

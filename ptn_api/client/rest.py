@@ -34,7 +34,14 @@ from ptn_api.backoff import Backoff
 from ptn_api.client import calls
 from ptn_api.client.arguments import ALL, NO_KEY, Choice, Time, optional_api_key
 from ptn_api.client.calls import Call
-from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
+from ptn_api.client.connection_errors import (
+    failure_text,
+    foreign_text,
+    proxy_note,
+    redirect_text,
+    shown_url,
+    unanswered_text,
+)
 from ptn_api.client.tables.columns import Rows
 from ptn_api.clock import wall_ms
 from ptn_api.errors import (
@@ -175,7 +182,7 @@ class _ErrorBody(msgspec.Struct):
 def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientError:
     assert outcome is not None  # the request was sent
     if not isinstance(outcome, httpx.Response):
-        return ServerUnreachableError(f"no answer: {failure_text(outcome)}{proxy}")
+        return ServerUnreachableError(f"{unanswered_text(outcome, url)}{proxy}")
     status = outcome.status_code
     if location := outcome.headers.get("location", ""):
         return APIStatusError(redirect_text(url, call.path, location), status=status, code="redirect")
@@ -190,8 +197,22 @@ def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientE
     if status == 401 and "authorization" not in outcome.request.headers:
         return AuthenticationError(NO_KEY, code="no_key", status=401)
     if status in (401, 403):
-        return AuthenticationError(body.error, code=body.code, status=status)
-    return APIStatusError(body.error, status=status, code=body.code)
+        refused = AuthenticationError(f"{shown_url(url)}: {body.error}", code=body.code, status=status)
+        refused.remedy = _KEY_REMEDIES[status]
+        return refused
+    failed = APIStatusError(body.error, status=status, code=body.code)
+    if status == 404 and call.hotkey:
+        problem = body.error if call.hotkey in body.error else f"{body.error}: {call.hotkey!r}"
+        failed = APIStatusError(problem, status=status, code=body.code)
+        failed.hotkey = call.hotkey
+        failed.remedy = "Check the hotkey, a whole one: hotkeys() lists those of all miners"
+    return failed
+
+
+_KEY_REMEDIES = {
+    401: "Check the API key and the address; the server's operator can tell whether the key is valid",
+    403: "Ask for what the key's tier may see (me() returns it), or the operator for a higher tier",
+}
 
 
 @contextlib.contextmanager

@@ -16,7 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from ptn_api.client.arguments import Choice, Timing, api_keys_from, as_list, check_literal, trade_pairs_from
+from ptn_api.client.arguments import (
+    Choice,
+    Timing,
+    api_keys_from,
+    check_literal,
+    miners_from,
+    trade_pairs_from,
+)
 from ptn_api.client.connection import OnState, StreamProblem, StreamState
 from ptn_api.client.cursor_file import CursorStore, NoCursorFile
 from ptn_api.client.message import PTNWebSocketMessage
@@ -110,7 +117,7 @@ class Stream:
         self._stopping = False
         subscription = Subscribe(
             all=True if miners is None and trade_pairs is None else None,
-            miners=as_list(miners),
+            miners=miners_from(miners),
             trade_pairs=trade_pairs_from(trade_pairs),
             format=format,
             updates=updates,

@@ -14,10 +14,11 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerElimination
 from ptn_api.model.trade_pair import Category, Source, TradePair, trade_pairs
-from ptn_api.summary import Summary, summarised, time_text
+from ptn_api.summary import Summary, flattened, summarised, time_text
 
 __all__ = [
     "ASSET_CLASSES",
+    "LEDGER_COLUMNS",
     "AccountSnapshot",
     "AccountSnapshots",
     "ChallengePeriod",
@@ -228,16 +229,23 @@ class MinerLedger(msgspec.Struct, kw_only=True):
     """Emissions: total. Unit: USD. Null: another ledger."""
 
     def _summary(self) -> Summary:
-        names = (
-            [*self.checkpoints[0]][:5] if self.checkpoints and isinstance(self.checkpoints[0], dict) else []
-        )
-        rows = (
-            [str(point.get(name, "")) for name in names]
-            for point in self.checkpoints
-            if isinstance(point, dict)
-        )
-        title = f"ledger of {self.hotkey}, {len(self.checkpoints):,} checkpoints"
-        return Summary(title, names, rows, len(self.checkpoints))
+        points = [flattened(point) for point in self.checkpoints if isinstance(point, dict)]
+        kinds = LEDGER_COLUMNS.values()
+        time, *names = next((names for names in kinds if points and names[0] in points[0]), ("",))
+        title = f"ledger of {self.hotkey}, {len(self.checkpoints):,} checkpoints, oldest first"
+        if not names:
+            return Summary(title)
+        headings = ("until", *(name.rpartition(".")[2] for name in names))
+        rows = ((time_text(point.get(time)), *map(point.get, names)) for point in points)
+        return Summary(title, headings, rows, len(points))
+
+
+LEDGER_COLUMNS = {
+    "debt": ("timestamp_ms", "performance.portfolio_return", "emissions.chunk_usd", "penalties.cumulative"),
+    "emissions": ("chunk_end_ms", "chunk_emissions", "chunk_emissions_tao", "chunk_emissions_usd"),
+    "penalty": ("last_processed_ms", "drawdown", "risk_profile", "cumulative", "challenge_period_status"),
+}
+"""By kind of ledger: the end of a checkpoint, and the values to show first."""
 
 
 class DebtLedgerSummary(msgspec.Struct, kw_only=True):

@@ -31,6 +31,7 @@ __all__ = [
     "miner_order",
     "next_aggregate_change_ms",
     "position_order",
+    "similar_hotkeys",
 ]
 
 SHORTEST_COUNTED_MS = 60_000
@@ -344,3 +345,13 @@ def position_order(close_ms: int | None, position_uuid: str) -> tuple[bool, int,
 def miner_order(thirty_day_returns: float, hotkey: str) -> tuple[float, str]:
     """Returns the sort key of miners: best first, ties by hotkey."""
     return -thirty_day_returns, hotkey
+
+
+def similar_hotkeys(name: str, known: Iterable[str]) -> str:
+    """A question for an error: the hotkeys that begin most like the name, empty if none does."""
+    from difflib import get_close_matches
+
+    starts = {hotkey[: len(name)]: hotkey for hotkey in known}
+    # Random letters are a third alike already.
+    near = get_close_matches(name, starts, n=3, cutoff=0.65) if len(name) > 2 else []
+    return f"; did you mean {' or '.join(starts[start] for start in near)}?" if near else ""

@@ -183,13 +183,18 @@ class Position(PositionState, kw_only=True):
     Null: otherwise. Since: after 0.1.0.
     """
 
+    @property
+    def trade_pair_id(self) -> str:
+        """The trade pair's id, such as "BTCUSD", whatever the form of `trade_pair`."""
+        return pair_id(self.trade_pair)
+
     def _summary(self) -> Summary:
         side = "closed" if self.is_closed_position else self.position_type or "open"
         state = (
             f"{side} {self.net_leverage:+g}, return {self.current_return:.5f}, orders: {len(self.orders):,}"
         )
         since = f"since {time_text(self.open_ms)}"
-        name = f"{pair_id(self.trade_pair)} of {self.miner_hotkey}"
+        name = f"{self.trade_pair_id} of {self.miner_hotkey}"
         return Summary(f"Position({name}, {state}, {since}, {self.position_uuid})")
 
 

@@ -69,7 +69,9 @@ def trade_pairs(app: AppContext, request: RequestContext) -> Response:
         try:
             answer = trade_pairs_answer(asset_class, app.clock())
         except InvalidInputError:
-            sentence = f"Invalid asset class: {query.asset_class}"
+            sentence = (
+                f"Invalid asset class: {query.asset_class}. Allowed values are {', '.join(ASSET_CLASSES)}"
+            )
             raise HTTPError("bad_parameter", sentence, parameter="asset_class") from None
         return body_of(msgspec.json.encode(answer))
 

@@ -110,13 +110,13 @@ def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> t
     """
     floor, head = app.log.floor(), app.log.head().sequence
     if query.epoch and query.epoch != app.log.epoch:
-        raise _gone(app, "That cursor is of another log")
+        raise _gone(app, "That cursor is of another log; load the positions and go on from there")
     after = head if query.after < 0 else query.after
     if after > head:
         require_complete(app.log, request.waited_ms)
-        raise _gone(app, "That cursor lies beyond the head")
+        raise _gone(app, "That cursor lies beyond the head; load the positions and go on from there")
     if after + 1 < floor:
-        raise _gone(app, "That cursor is too old")
+        raise _too_old(app)
     return after, head, floor
 
 
@@ -136,7 +136,7 @@ def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
     try:
         events = app.log.read(page.next, limit, orders=query.format == "full")
     except LogPrunedError:  # since the check of the cursor, or between two reads
-        raise _gone(app, "That cursor is too old") from None
+        raise _too_old(app) from None
     last = page.next + limit  # also if damaged events are left out
     for event in events:
         page.scanned += 1
@@ -177,6 +177,10 @@ def _response(app: AppContext, page: _Page, headers: bytes, ndjson: bool) -> Res
         epoch,
     )
     return Response(body_of(content), headers, vary="Accept")
+
+
+def _too_old(app: AppContext) -> HTTPError:
+    return _gone(app, f"That cursor is too old; the oldest that works is after={app.log.floor() - 1}")
 
 
 def _gone(app: AppContext, sentence: str) -> HTTPError:

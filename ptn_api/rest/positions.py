@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ptn_api.clock import read_time
+from ptn_api.clock import read_time, seems_seconds
 from ptn_api.errors import LogPrunedError
 from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
@@ -162,7 +162,7 @@ async def _changes_since(app: AppContext, since: int, time_slice: TimeSlice) -> 
     try:
         removed = app.log.removed(since)
     except LogPrunedError:
-        raise _gone(app, "That cursor is too old") from None
+        raise _gone(app, "That cursor is too old; request the whole document, without since") from None
     changes = Changes(
         cursor=f"{app.log.epoch}:{max(since, head.revision)}",
         sequence=head.sequence,
@@ -185,12 +185,12 @@ def _revision(app: AppContext, request: RequestContext, cursor: str) -> int:
     if not (colon and number.isascii() and number.isdigit() and len(number) < 19):
         raise HTTPError("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
     if epoch != app.log.epoch:
-        raise _gone(app, "That cursor is of another log")
+        raise _gone(app, "That cursor is of another log; request the whole document, without since")
     if int(number) > app.log.head().revision:
         require_complete(app.log, request.waited_ms)
-        raise _gone(app, "That cursor lies beyond the head")
+        raise _gone(app, "That cursor lies beyond the head; request the whole document, without since")
     if int(number) < app.log.oldest_revision():
-        raise _gone(app, "That cursor is too old")
+        raise _gone(app, "That cursor is too old; request the whole document, without since")
     return int(number)
 
 
@@ -210,6 +210,8 @@ def _past_ms(app: AppContext, text: str, tier: Tier) -> int:
         problem = "at is not a time: expected epoch milliseconds or a time like 2026-11-22T18:30Z"
     elif at_ms > app.clock():
         problem = "at lies in the future"
+    elif seems_seconds(text):
+        problem = "at seems to be in seconds: expected epoch milliseconds"
     elif tier < 100 and at_ms > app.views.as_of_ms():
         problem = "Below tier 100, at is at most 24 hours ago"
     if at_ms is None or problem is not None:

@@ -133,6 +133,9 @@ def _parameters(query: type[msgspec.Struct]) -> dict[str, _Parameter]:
             allowed = ("true", "false") if element is bool else get_args(element)
             error += f". Allowed values are {', '.join(map(str, allowed))}"
         for meta in metas:
+            if meta.ge is not None:
+                error += f": expected an integer of at least {meta.ge}"
+                error += f" and at most {meta.le}" if meta.le is not None else ""
             error = (meta.extra or {}).get("error", error)
         parameters[field.name] = _Parameter(field.type, is_list, error)
     return parameters

@@ -168,8 +168,18 @@ def test_miner(ptn: Ptn) -> None:
     ended = ptn("miner", hotkey)
     assert f"# miner_hotkey: {hotkey}" in ended.lines
     assert json.loads(ptn("miner", hotkey, "--json").stdout)["tier"] == 100
+    opened = [row["opened"] for row in map(json.loads, ptn("miner", hotkey, "-o", "ndjson").lines)]
+    assert opened == sorted(opened)
+    newest = [
+        row["opened"] for row in map(json.loads, ptn("miner", hotkey, "-o", "ndjson", "--limit", 2).lines)
+    ]
+    assert newest == opened[-2:]
+    cut = json.loads(ptn("miner", hotkey, "--json", "--limit", 2).stdout)["positions"]
+    assert len(cut) == len(newest)
     unknown = ptn("miner", "5" * 48)
-    assert (unknown.status, unknown.stderr) == (1, "ptn: Miner ID not found\n")
+    assert (unknown.status, unknown.stderr) == (1, f"ptn: Miner ID not found: '{'5' * 48}'\n")
+    misspelt = ptn("miner", hotkey[:-1] + "?")
+    assert (misspelt.status, f"; did you mean {hotkey}" in misspelt.stderr) == (1, True)
 
 
 def test_orders(ptn: Ptn) -> None:
@@ -183,6 +193,12 @@ def test_orders(ptn: Ptn) -> None:
     assert {order["trade_pair"] for order in chosen} == {pair}
     assert max(order["processed_ms"] for order in chosen) < middle
     assert len(ptn("orders", "--limit", 5).lines) == 6
+    traded = {order["trade_pair"] for order in json.loads(ptn("orders", "--limit", 1000, "--json").stdout)}
+    idle = next(name for name in ("ADAUSD", "DOGEUSD", "XRPUSD", "GBPCHF", "NZDCHF") if name not in traded)
+    none = ptn("orders", "--trade-pair", idle)
+    said = f"ptn: no orders of {idle} pass the filters; the newest orders are of "
+    assert (none.status, none.stderr.startswith(said)) == (0, True)
+    assert set(none.stderr.removeprefix(said).strip().split(", ")) <= traded
     assert ptn("orders", "--from", "2100-01-01").lines[1:] == []
     delayed = json.loads(ptn("orders", "--tier", 50, "--limit", 5, "--json").stdout)
     assert (len(delayed), list(delayed[0])) == (5, list(orders[0]))
@@ -249,10 +265,23 @@ def test_documents_of_a_present_validator(
 
 @pytest.mark.parametrize("kind", ["perf", "debt", "emissions", "penalty"])
 def test_one_miners_ledger(ptn: Ptn, of_today: dict[str, str], kind: str) -> None:
-    """JSON, indented for reading; only the debt ledgers have a summary."""
-    shown, raw = ptn("ledger", kind, MINER, **of_today), ptn("ledger", kind, MINER, "--json", **of_today)
-    assert json.loads(shown.stdout) == json.loads(raw.stdout)
-    assert len(shown.lines) > len(raw.lines) == 1
+    """A row per checkpoint, of which `--limit` keeps the newest; only the debt ledgers have a summary."""
+    words = ("ledger", kind, MINER)
+    [raw] = ptn(*words, "--json", **of_today).lines
+    ledger = json.loads(raw)
+    checkpoints = ledger[MINER]["cps"] if kind == "perf" else ledger["checkpoints"]
+    rows = list(csv.DictReader(ptn(*words, "-o", "csv", **of_today).lines))
+    assert len(rows) == len(checkpoints)
+    assert len(ptn(*words, "-o", "ndjson", **of_today).lines) == len(rows)
+    if len(rows) > 1:
+        [newest] = map(json.loads, ptn(*words, "-o", "ndjson", "--limit", 1, **of_today).lines)
+        assert newest["last_update"] == rows[-1]["last_update"] > rows[0]["last_update"]
+        cut = json.loads(ptn(*words, "--json", "--limit", 1, **of_today).stdout)
+        assert cut[MINER]["cps"] == checkpoints[-1:]
+    shown = Ptn(ptn.home, ptn.environment | of_today).on_terminal(*words, columns=80)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert f" of the {kind} ledger of {MINER[:8]}" in shown
+    assert max(map(len, lines)) <= 80
     if kind != "debt":
         assert ptn("ledger", kind, **of_today).status == 2
 

@@ -155,6 +155,7 @@ def test_a_wrong_key(ptn: Ptn, word: str) -> None:
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("ptn: ")
     assert last.endswith(" (check PTN_API_KEY)")
+    assert ended.stderr.count("API key") == 1
 
 
 def test_a_recording_that_never_started(ptn: Ptn, tmp_path: Path) -> None:
@@ -269,6 +270,21 @@ def test_unusable_files(ptn: Ptn, tmp_path: Path) -> None:
 )
 def test_wrong_usage(ptn: Ptn, words: list[str]) -> None:
     assert ptn(*words).status == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["stream", "--on-error", "retry"], "--on-error: only with --exec"),
+        (["stream", "--name", "x"], "--name: only with --resume or --exec"),
+        (["stream", "--exec", "true", "--output", "csv"], "--output: not with --exec"),
+        (["replay", "x", "--exec", "true", "--json"], "--json: not with --exec"),
+        (["replay", "x", "--serve", "--exec", "true"], "--exec: not with --serve"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(ptn: Ptn, words: list[str], refused: str) -> None:
+    ended = ptn(*words)
+    assert (ended.status, ended.stderr.startswith(f"ptn: {refused}")) == (2, True), ended.stderr
 
 
 def test_the_status_in_a_shell(stranger: Ptn, closed_port: str) -> None:

@@ -139,6 +139,10 @@ def test_standard_output_and_filters(still: Ptn, api: PTNClient, tmp_path: Path)
     shell = still.shell("ptn export positions --format parquet | cat > piped.parquet")
     assert shell.status == 0, shell.stderr
     assert len(pl.read_parquet(tmp_path / "piped.parquet")) == len(expected(api, "positions"))
+    cut = still.shell("ptn export positions --format parquet | head -c 4")
+    assert (cut.status, cut.stdout, cut.stderr) == (0, "PAR1", "")
+    full = still.shell("ptn export positions --format parquet > /dev/full")
+    assert (full.status, full.stderr) == (1, "ptn: No space left on device\n")
     nobody = still("export", "statistics", "--format", "csv", "--miner", "nobody")
     assert (nobody.status, nobody.stdout) == (2, "")
 

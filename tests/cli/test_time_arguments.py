@@ -48,6 +48,13 @@ def test_malformed_durations_name_the_flag(text: str) -> None:
         duration_ms(text, "--grace")
 
 
+def test_a_bare_number_is_taken_for_seconds() -> None:
+    with pytest.raises(SettingsError, match=r"give one like 30s\)"):
+        duration_ms("30", "--max-age")
+    with pytest.raises(SettingsError, match="in seconds: give epoch milliseconds, 1796039316000"):
+        time_ms("1796039316")
+
+
 def test_an_expiry_is_a_duration_from_now_or_a_time() -> None:
     assert expiry_ms("", NOW, "--expires") is None
     assert expiry_ms("1d", NOW, "--expires") == NOW + DAY

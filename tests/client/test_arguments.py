@@ -11,6 +11,7 @@ from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from
 from ptn_api.client.stream import connect
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError, SettingsError
+from tests.factories import MINER
 
 TIMING = Timing(backoff=1, backoff_max=60, eviction=15, refused=30, settled=20)
 
@@ -61,6 +62,15 @@ def test_an_unknown_trade_pair_is_logged_and_an_unknown_format_refused(
     assert "'BTCUSD'" not in caplog.text
     with pytest.raises(SettingsError, match="'full', 'delta'"):
         connect(server.url, server.api_key, format="detla")  # type: ignore[arg-type]
+
+
+def test_a_prefix_of_a_hotkey_is_logged(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    """No order would match it, and the server cannot tell."""
+    with caplog.at_level(logging.WARNING, "ptn_api.client"):
+        connect(server.url, server.api_key, miners=["5E9un", MINER])
+    assert [record.getMessage() for record in caplog.records] == [
+        "'5E9un' is no whole hotkey (prefixes work only in `ptn`)"
+    ]
 
 
 # --- delays -----------------------------------------------------------------------------------------------

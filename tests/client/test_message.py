@@ -244,3 +244,13 @@ def test_every_form_of_a_pair_has_its_names(pair: Any) -> None:
     named = message.position.trade_pair
     assert (named.trade_pair_id, named.trade_pair, named) == ("BTCUSD", "BTC/USD", pair)
     assert message.new_order.trade_pair == "BTCUSD"
+
+
+@pytest.mark.parametrize(
+    "pair", [["AAPL", "AAPL", 0.00009, 0.01, 1], "AAPL", {"trade_pair_id": "AAPL", "trade_pair": "AAPL"}]
+)
+def test_a_positions_pair_as_a_string(pair: Any) -> None:
+    """In every form that validators write."""
+    made = position(1, [order(1)], trade_pair=pair)
+    message = PTNWebSocketMessage({"sequence": 1, "timestamp": T0, "data": {"position": made}})
+    assert message.position.trade_pair_id == message.new_order.trade_pair == "AAPL"

@@ -156,6 +156,8 @@ def test_a_document_of_50_000_positions_is_shown_without_reading_all_of_them() -
     started = time.process_time()
     text = repr(entries)
     spent = time.process_time() - started
+    worse = entries["0"].__class__(thirty_day_returns=0.5)
+    assert "by hotkey" in repr(MinerPositions({"5A": worse, "5B": entries["0"]}))  # as `at` returns them
     assert "250 miners, best first, with 50,000 positions" in text
     assert "242 more" in text
     assert spent < 5  # it is 1 ms

@@ -149,7 +149,7 @@ async def test_every_route_is_decoded() -> None:
         assert (await api.perf_ledger("older"))["portfolio"].initialization_time_ms == 1
         assert (await api.me()).tier == 100
         assert (await api.health()).log.ready
-        with pytest.raises(APIStatusError, match="Miner ID not found"):
+        with pytest.raises(APIStatusError, match="Miner ID not found: 'nobody'"):
             await api.miner("nobody")
 
 
@@ -520,7 +520,10 @@ async def test_the_past_as_documents_and_as_a_table() -> None:
         assert frame["n_orders"].to_list() == [1, 2, 2, 3]
         orders = await api.history(MINER, every=timedelta(days=2), start=at, end=now - DAY, rows="orders")
         assert orders.group_by("at").len().sort("at")["len"].to_list() == [2, 3]
-        assert (await api.history(MINER, start=now + DAY)).is_empty()
+        with pytest.raises(SettingsError, match="start lies in the future"):
+            await api.history(MINER, start=now + 2 * DAY)
+        with pytest.raises(SettingsError, match="in seconds: give epoch milliseconds"):
+            await api.miner(MINER, at=now // 1000)
         with pytest.raises(SettingsError, match="at most 10000"):
             await api.history(MINER, every="1s")
         for wrong in ("1x", "0d", timedelta(0)):

@@ -88,7 +88,8 @@ def test_a_refused_key_is_an_authentication_error(status: int) -> None:
     script = Script(answer(status, {"error": "Unauthorized access", "code": "unauthorized"}))
     error = raised(script)
     assert isinstance(error, AuthenticationError)
-    assert (str(error), error.code, error.status) == ("Unauthorized access", "unauthorized", status)
+    assert (str(error), error.code, error.status) == (f"{URL}: Unauthorized access", "unauthorized", status)
+    assert "key" in error.remedy
     assert len(script.requests) == 1
 
 
@@ -96,7 +97,31 @@ def test_an_error_has_the_status_and_the_servers_message() -> None:
     """From the response body."""
     error = raised(Script(answer(404, {"error": "Miner ID not found"})), lambda api: api.miner("5A"))
     assert isinstance(error, APIStatusError)
-    assert (error.status, str(error)) == (404, "Miner ID not found")
+    assert (error.status, str(error)) == (404, "Miner ID not found: '5A'")
+    assert error.hotkey == "5A"
+    assert "hotkeys() lists" in error.remedy
+    other = raised(Script(answer(404, {"error": "No endpoint found"})), lambda api: api.entity_endpoint())
+    assert str(other) == "No endpoint found"
+
+
+def test_a_stopped_server_is_named_without_a_login() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        place = f"127.0.0.1:{unused.getsockname()[1]}"
+    with (
+        PTNClient(f"http://user:word@{place}", "k", retries=QUICK, trust_env=False) as api,
+        pytest.raises(ServerUnreachableError) as caught,
+    ):
+        api.hotkeys()
+    assert str(caught.value) == f"http://{place} does not answer: Connection refused"
+
+
+def test_https_by_mistake_suggests_http() -> None:
+    error = httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1016)")
+    with (
+        PTNClient("https://server", "k", retries=QUICK, transport=httpx.MockTransport(Script(error))) as api,
+        pytest.raises(ServerUnreachableError, match=r"wrong version number; is it http://server\?$"),
+    ):
+        api.hotkeys()
 
 
 def test_a_proxys_error_page_is_an_error_with_its_status() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from ptn_api.client.arguments import Timing
 from ptn_api.client.connection import StreamState
@@ -170,9 +171,31 @@ async def test_a_close_code_for_a_restart_is_followed_by_a_reconnection(
         await follower.live()
         server.close_all(SHUTTING_DOWN)
         await until_async(lambda: server.logins == 2)
+        problems = [problem for state in follower.states for problem in state.problems]
+        assert [problem.code for problem in problems] == ["server_restarting"]
+        assert problems[0].remedy.startswith("Nothing")
         await follower.live()
         server.order()
         assert await follower.received(1) == [101]
+
+
+async def test_a_restarting_server_is_no_trouble_of_the_network(
+    timing: Timing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor while it is away, after it has announced that."""
+
+    async def announce(socket: ServerConnection) -> None:
+        await socket.recv()
+        restarting.close(close_connections=False)
+        await socket.close(SHUTTING_DOWN.code, SHUTTING_DOWN.reason)
+
+    states = States()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "on_state": states}
+    async with serve(announce, "127.0.0.1", 0) as restarting:
+        port = restarting.sockets[0].getsockname()[1]
+        async with connect(f"ws://127.0.0.1:{port}", "a-key", **options):
+            await until_async(lambda: caplog.text.count("no connection") >= 3)
+    assert {code for _, codes in states.codes for code in codes} == {"server_restarting"}
 
 
 async def test_a_lost_message_is_resent(server: FakeServer, follow: Any) -> None:

@@ -5,19 +5,30 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import polars as pl
 import pytest
 
-from ptn_api.client import tables
-from ptn_api.client.calls import Checkpoint, Ledgers, MessagePage, Miner, MinerPositions, StatisticsDocument
+from ptn_api.client import calls, tables
+from ptn_api.client.calls import (
+    Checkpoint,
+    LeaderboardDocument,
+    Ledgers,
+    MessagePage,
+    Miner,
+    MinerPositions,
+    StatisticsDocument,
+)
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.errors import ClientError
+from ptn_api.errors import ClientError, SettingsError
+from ptn_api.model.documents import trade_pairs_answer
+from ptn_api.model.miner import LastOrder, LeaderboardEntry
 from ptn_api.model.position import Position
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 
+T = TypeVar("T")
 UTC = pl.Datetime("ms", "UTC")
 
 
@@ -44,6 +55,12 @@ def test_a_row_per_position() -> None:
     assert frame.schema["net_leverage"] == pl.Float64
     assert frame.schema["is_closed_position"] == pl.Boolean
     assert isinstance(frame.schema["position_type"], pl.Enum)
+
+
+@pytest.mark.parametrize("frame", ["to_polars", "to_pandas"])
+def test_misspelt_rows_are_refused(frame: str) -> None:
+    with pytest.raises(SettingsError, match="rows must be one of 'positions', 'orders', not 'order'"):
+        getattr(entries(), frame)("order")
 
 
 def test_a_row_per_order() -> None:
@@ -153,3 +170,92 @@ def test_polars_is_imported_only_when_a_table_is_made() -> None:
         "import sys; import ptn_api.client.rest, ptn_api.client.tables; sys.exit('polars' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_other_documents_have_rows_too() -> None:
+    """By miner, with nested values as columns and times as datetimes; malformed records are left out."""
+    debt = b'{"timestamp_ms": 1795608000000, "performance": {"portfolio_return": 1.01}}'
+    ledger = read(
+        calls.debt_ledger(MINER), b'{"hotkey": "%s", "checkpoints": [%s, 7]}' % (MINER.encode(), debt)
+    )
+    frame = ledger.to_polars()
+    assert frame.rows() == [(MINER, moment(1795608000000), 1.01)]
+    assert frame.columns == ["hotkey", "timestamp_at", "performance.portfolio_return"]
+    assert str(ledger.to_pandas()["timestamp_at"][0]) == "2026-11-25 12:00:00+00:00"
+    summary = read(calls.debt_ledgers(), b'{"5A": {"hotkey": "5A", "net_pnl": 2.5}}')
+    assert summary.to_polars().rows() == [("5A", 2.5)]
+    account = read(
+        calls.account_snapshots("5A"),
+        b'{"hotkey": "5A", "count": 1, "snapshots": [{"snapshot_ms": 1000, "snapshot_date": "x", '
+        b'"account_size": 1.0, "balance": 2.0, "equity": 3.0, "equity_return": 3.0}]}',
+    )
+    assert account.to_polars().select("hotkey", "snapshot_at", "equity").rows() == [("5A", moment(1000), 3.0)]
+    sizes = read(
+        calls.collateral(),
+        b'{"status": "success", "miner_count": 2, "total_records": 1, "timestamp": 1, '
+        b'"data": {"5A": [{"account_size": 5.0, "update_time_ms": 2000}], "5B": null}}',
+    )
+    assert sizes.to_polars().rows() == [("5A", 5.0, moment(2000))]
+    place = b'{"bucket": "MAINCOMP", "start_time_ms": 3000}'
+    period = read(
+        calls.challenge_period("5A"),
+        b'{"status": "success", "hotkey": "5A", "challenge_period": %s, "timestamp": 1}' % place,
+    )
+    assert period.to_polars().select("hotkey", "bucket", "start_time_at").rows() == [
+        ("5A", "MAINCOMP", moment(3000))
+    ]
+    chosen = read(
+        calls.miner_selections(), b'{"miner_selections": {"5A": "forex"}, "total_miners": 1, "timestamp": 1}'
+    )
+    assert chosen.to_polars().rows() == [("5A", "forex")]
+    pairs = trade_pairs_answer(None, 0)
+    listed = read(calls.trade_pairs(), msgspec.json.encode(pairs)).to_polars()
+    assert listed["disabled"].sum() == len(pairs.disabled) > 0
+    assert len(listed) == len(pairs.allowed) + len(pairs.disabled)
+
+
+def test_the_leaderboards_exposure_and_last_pair() -> None:
+    row = LeaderboardEntry(
+        hotkey="5A",
+        rank=1,
+        thirty_day_returns=1.0,
+        all_time_returns=1.0,
+        n_positions=2,
+        percentage_profitable=0.5,
+        open_positions=2,
+        net_leverage={"BTCUSD": 0.5, "EURUSD": -2.0},
+        last_order=LastOrder(processed_ms=T0, trade_pair="EURUSD", order_type="LONG", leverage=0.5),
+        phase=None,
+        elimination=None,
+        drawdown=None,
+        curve=None,
+    )
+    frame = LeaderboardDocument(tier=100, delay_ms=0, lookback_days=30, miners=[row]).to_polars()
+    assert frame.select("net_leverage", "last_order_at", "last_order_trade_pair").rows() == [
+        (-1.5, moment(T0), "EURUSD")
+    ]
+
+
+def test_ledgers_show_themselves_in_short_lines() -> None:
+    """Nested values do not make a line of hundreds of characters."""
+    point = {
+        "timestamp_ms": T0,
+        "emissions": {"chunk_usd": 4.0, "chunk_alpha": 1.5, "chunk_tao": 0.01, "avg_tao_to_usd_rate": 400.0},
+        "performance": {"portfolio_return": 1.01, "realized_pnl": 3.0},
+        "penalties": {"cumulative": 0.5},
+    }
+    ledger = read(
+        calls.debt_ledger(MINER), msgspec.json.encode({"hotkey": MINER, "checkpoints": [point] * 20})
+    )
+    _, heading, first, *rest = repr(ledger).splitlines()
+    assert heading.split() == ["until", "portfolio_return", "chunk_usd", "cumulative"]
+    assert first.split()[2:] == ["1.01", "4", "0.5"]
+    assert rest[-1] == "... 12 more"
+    everyone = {MINER: {"hotkey": MINER, "total_checkpoints": 3, "portfolio_return": 1.01, "net_pnl": 1.0}}
+    summary = read(calls.debt_ledgers(), msgspec.json.encode(everyone))
+    assert max(map(len, (*repr(summary).splitlines(), *repr(ledger).splitlines()))) <= 100
+    assert "1.01000" in repr(summary)
+
+
+def read(call: calls.Call[T], body: bytes) -> T:
+    return call.read(body, {})

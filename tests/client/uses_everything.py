@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptn_api.client import (
+    AccountDocument,
     AccountSnapshots,
     AsyncPTNClient,
     Book,
     ChallengePeriod,
     Checkpoint,
     Collateral,
+    CollateralDocument,
     Cursor,
     CursorStore,
+    DebtLedgers,
     DebtLedgerSummary,
     Difference,
     Elimination,
@@ -30,10 +33,13 @@ from ptn_api.client import (
     Leaderboard,
     LeaderboardDocument,
     LeaderboardEntry,
+    LedgerDocument,
     Ledgers,
     ListedOrder,
     Me,
+    MessageOrder,
     MessagePage,
+    MessagePosition,
     Miner,
     MinerLedger,
     MinerOrders,
@@ -48,6 +54,7 @@ from ptn_api.client import (
     OrderRow,
     OrderType,
     Pace,
+    PeriodDocument,
     Position,
     PositionChanges,
     PositionMirror,
@@ -57,6 +64,7 @@ from ptn_api.client import (
     ReplayClock,
     ReplayServer,
     Retries,
+    Selections,
     ServerGap,
     State,
     StatisticsDocument,
@@ -103,6 +111,9 @@ def on_stale(message: PTNWebSocketMessage) -> None:
 def handler(messages: list[PTNWebSocketMessage]) -> None:
     for message in messages:
         order: NewOrder = message.new_order
+        position: MessagePosition = message.position
+        earlier: list[MessageOrder] = list(position.orders)
+        print(earlier, position.trade_pair_id.lower())
         pair: TradePairId = order.trade_pair
         direction: OrderType = order.order_type
         text: str = f"{pair}: {direction} {order.leverage:+.2f} @ {order.price}"
@@ -204,6 +215,17 @@ def rest(target: Path) -> polars.DataFrame:
         waiting: list[ListedOrder] = api.limit_orders("5A").unfilled
         period: ChallengePeriod = api.challenge_period("5A", history=True)
         summaries: dict[str, DebtLedgerSummary] = api.debt_ledgers()
+        made: list[DebtLedgers | LedgerDocument | AccountDocument] = [
+            api.debt_ledgers(),
+            api.debt_ledger("5A"),
+            api.account_snapshots("5A"),
+        ]
+        more: list[CollateralDocument | PeriodDocument | Selections] = [
+            api.collateral(),
+            api.challenge_period("5A"),
+            api.miner_selections(),
+        ]
+        print([table.to_polars() for table in made], [table.to_pandas() for table in more])
         spans: list[MinerLedger] = [
             api.debt_ledger("5A"),
             api.emissions_ledger("5A"),

@@ -196,7 +196,7 @@ class World:
             "SEQUENCE": "1",
         }
         self._words = {"KEY": key, "HOTKEY": hotkey}
-        self._hotkeys = re.compile(r"\b5(?:[A-Za-z]{0,5}\.\.\.|(?:GhCx|Synr)\b)")
+        self._hotkeys = re.compile(r"\b5(?:[A-Za-z]{0,5}\.\.\.|(?:GhCx|Synr)\w*)")
         self._hotkey = hotkey
         for name in ("my", "alice"):
             (home / f"{name}.header").write_text(f"Authorization: Bearer {key}\n")

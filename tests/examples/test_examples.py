@@ -44,10 +44,17 @@ def test_two_servers(live: Live, tmp_path: Path) -> None:
         with running(EXAMPLES / "two_servers.py", live, tmp_path, PTN_WS_URLS=urls) as script:
             script.wait_for_lines(count)
             script.kill()
+            assert "stopped" not in script.output
             uuids = [line.split()[0] for line in script.lines if " from ws://" in line]
     assert len(uuids) >= 10
     # What was printed last before the kill may not have been saved.
     assert len(uuids) - len(set(uuids)) <= 1
+
+
+def test_two_servers_without_a_key(live: Live, tmp_path: Path) -> None:
+    with running(EXAMPLES / "two_servers.py", live, tmp_path, PTN_API_KEY="") as script:
+        assert script.process.wait(PATIENCE_S) == 1
+    assert script.output.startswith("no API key: set PTN_API_KEY")
 
 
 def test_poll_positions(live: Live, server: PTNClient, tmp_path: Path) -> None:

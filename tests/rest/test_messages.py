@@ -112,6 +112,7 @@ async def test_cursors_that_cannot_be_used() -> None:
             assert response.status_code == 410
             body = response.json()
             assert (body["epoch"], body["oldest_sequence"], body["head"]) == (log.epoch, floor, head)
+            assert ("cursor is too old" in body["error"]) == (f"works is after={floor - 1}" in body["error"])
             assert (await served.ask("HEAD", f"/messages?{query}")).status_code == 410
 
 

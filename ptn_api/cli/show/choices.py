@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from functools import cache
 
+from ptn_api.client.arguments import WHOLE_HOTKEY
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
+from ptn_api.model.miner import similar_hotkeys
 from ptn_api.model.trade_pair import resolve_pair, split_names, unknown_pair
 
 __all__ = ["chosen_hotkey", "chosen_hotkeys", "known_trade_pairs", "matching_hotkey"]
 
-_WHOLE = 40
-"""Letters of a name that is taken for a whole hotkey; those of the network have 48."""
 _NAMED = 8
 
 
@@ -29,7 +28,7 @@ def chosen_hotkeys(client: PTNClient, names: Iterable[str]) -> list[str]:
     hotkeys = [matching_hotkey(name, known) for name in split_names(names)]
     for hotkey in hotkeys:
         if hotkey not in known():
-            hint = _hint(hotkey, known())
+            hint = similar_hotkeys(hotkey, known())
             print(f"ptn: no known miner has the hotkey {hotkey!r}{hint}", file=sys.stderr)
     return hotkeys
 
@@ -40,7 +39,7 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
     A whole hotkey is returned without a look at the known ones: the documents list more miners than have
     positions. Raises SettingsError, which names the candidates.
     """
-    if len(name) >= _WHOLE:
+    if len(name) >= WHOLE_HOTKEY:
         return name
     start, _, end = name.replace("...", "…").partition("…")
     hotkeys = known()
@@ -54,15 +53,7 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
             f" and {len(found) - _NAMED} more" * (len(found) > _NAMED)
         )
         raise SettingsError(f"{len(found)} hotkeys begin with {name!r}: {listed}")
-    raise SettingsError(f"no known miner's hotkey begins with {name!r}{_hint(start, hotkeys)}")
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    """The hotkeys that begin most like the name, if any do."""
-    starts = {hotkey[: len(name)]: hotkey for hotkey in known}
-    # Random letters are a third alike already.
-    near = get_close_matches(name, starts, n=3, cutoff=0.65) if len(name) > 2 else []
-    return f"; did you mean {' or '.join(starts[start] for start in near)}?" if near else ""
+    raise SettingsError(f"no known miner's hotkey begins with {name!r}{similar_hotkeys(start, hotkeys)}")
 
 
 def known_trade_pairs(names: Iterable[str]) -> list[str]:

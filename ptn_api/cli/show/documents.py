@@ -28,6 +28,7 @@ from ptn_api.cli.show.table import (
     Column,
     Kind,
     Table,
+    format_number,
     format_time,
     print_document,
     print_table,
@@ -37,7 +38,8 @@ from ptn_api.client import calls
 from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
-from ptn_api.model.documents import AccountSnapshots, ChallengePeriod, Collateral
+from ptn_api.model.documents import LEDGER_COLUMNS, AccountSnapshots, ChallengePeriod, Collateral
+from ptn_api.summary import flattened
 
 __all__ = [
     "run_account",
@@ -232,7 +234,7 @@ _DEBT_LEDGERS = (
 
 
 def run_ledger(url: str | None, api_key_file: Path | None, view: View, kind: str, hotkey: str | None) -> None:
-    """Prints a miner's ledger as JSON, or without a hotkey a summary of all debt ledgers."""
+    """Prints a miner's newest checkpoints, or without a hotkey a summary of all debt ledgers."""
     if hotkey is None:
         if kind != "debt":
             raise SettingsError(f"the {kind} ledger needs a hotkey; only debt ledgers have a summary of all")
@@ -264,8 +266,55 @@ def run_ledger(url: str | None, api_key_file: Path | None, view: View, kind: str
         "penalty": calls.penalty_ledger,
     }
     with open_client(url, api_key_file) as client:
-        body, _ = fetch(client, routes[kind](chosen_hotkey(client, hotkey)))
-    print_document(msgspec.json.format(body) if view.output == "table" else body)
+        hotkey = chosen_hotkey(client, hotkey)
+        body, ledger = fetch(client, routes[kind](hotkey))
+    points = {name: one.cps for name, one in ledger.items()} if kind == "perf" else {kind: ledger.checkpoints}
+    newest = {name: listed[-view.limit :] for name, listed in points.items()}  # 0 is all of them
+    total, count = (sum(map(len, listed.values())) for listed in (points, newest))
+    rows = [
+        ({"trade_pair": name} if kind == "perf" else {}) | flattened(msgspec.to_builtins(point))
+        for name, listed in newest.items()
+        for point in listed
+    ]
+    if count < total:
+        body = _newest_checkpoints(body, view.limit)
+    some = f"newest of {total:,} " if count < total else ""
+    what = f"{some}checkpoints of the {kind} ledger of {shortened(hotkey)}, oldest first"
+    print_table(_ledger_table(kind, rows, what), view._replace(limit=0), body=body)
+
+
+def _newest_checkpoints(body: bytes, limit: int) -> bytes:
+    """The document with the last checkpoints of each of its ledgers."""
+    document = msgspec.json.decode(body)
+    for ledger in (document, *document.values()):
+        for name in ("cps", "checkpoints"):
+            if isinstance(ledger, dict) and name in ledger:
+                ledger[name] = ledger[name][-limit:]
+    return msgspec.json.encode(document)
+
+
+_CHECKPOINT_COLUMNS = {
+    **LEDGER_COLUMNS,
+    "perf": ("last_update_ms", "trade_pair", "prev_portfolio_ret", "gain", "loss", "mdd"),
+}
+"""By kind of ledger: the end of a checkpoint, and the values to show first."""
+_CHECKPOINT_TIMES = {"chunk_start_ms", *(names[0] for names in _CHECKPOINT_COLUMNS.values())}
+_VALUE = Kind(lambda value: value if isinstance(value, str) else format_number(value), right=True)
+
+
+def _ledger_table(kind: str, rows: Sequence[Mapping[str, Any]], what: str) -> Table:
+    first = _CHECKPOINT_COLUMNS[kind]
+    names = list(dict.fromkeys((*first, *(name for row in rows for name in row))))
+    columns = [
+        Column(
+            name.removesuffix("_ms") if name in _CHECKPOINT_TIMES else name,
+            "until (UTC)" if name == first[0] else name.rpartition(".")[2] if name in first else name,
+            DAY_AND_TIME if name in _CHECKPOINT_TIMES else _VALUE,
+            spare=name not in first,
+        )
+        for name in names
+    ]
+    return Table(columns, [[row.get(name) for name in names] for row in rows], what)
 
 
 _ACCOUNT = (
@@ -460,4 +509,4 @@ def run_checkpoint(url: str | None, api_key_file: Path | None, *, output: Path, 
     if as_json:
         print_document(msgspec.json.encode({"file": str(output), "bytes": size}))
     else:
-        print(f"ptn: {output}: {size} bytes", file=sys.stderr)
+        print(f"ptn: {output}: {size:,} bytes", file=sys.stderr)

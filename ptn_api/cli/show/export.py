@@ -277,7 +277,10 @@ def write_parquet(parts: Iterable[_Part], file: BinaryIO) -> int:
     frame = frames[0]
     for more in frames[1:]:
         frame = frame.vstack(more)
-    frame.rechunk().write_parquet(file)
+    # Polars would wrap the error of a closed pipe or a full disk.
+    buffer = io.BytesIO()
+    frame.rechunk().write_parquet(buffer)
+    file.write(buffer.getbuffer())
     return len(frame)
 
 

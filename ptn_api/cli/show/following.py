@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["state_printer", "stop_on_signals", "whole_hotkeys"]
 
-_LINK_CODES = ("unreachable", "login_refused", "evicted", "server_silent")
+_LINK_CODES = ("unreachable", "server_restarting", "login_refused", "evicted", "server_silent")
 """Problems of the connection, of which a server has one at a time."""
 
 
@@ -75,7 +75,8 @@ def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
         away = addresses
         known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
         for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
-            if name not in printed:
+            final = code == "login_refused" and not state.servers  # the error that ends the command says it
+            if name not in printed and not final:
                 text = f"{prefix}: {sentence.removesuffix('.')} ({code})."
                 if sys.stderr.isatty():  # the remedy on a line below
                     width = min(shutil.get_terminal_size().columns, 100)

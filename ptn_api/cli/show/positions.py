@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ from ptn_api.cli.show.table import (
     print_table,
 )
 from ptn_api.client import calls
-from ptn_api.client.arguments import as_list
+from ptn_api.client.arguments import ALL, as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.order import Order
 from ptn_api.model.tiers import TIERS, data_tier
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.model.trade_pair import pair_id, split_names
 from ptn_api.summary import counted
 
 __all__ = ["TOP_ORDERS", "run", "run_miner", "run_orders", "run_top"]
@@ -120,13 +121,20 @@ def run_miner(url: str | None, api_key_file: Path | None, view: View, hotkey: st
         else:
             print("\n".join(f"# {name}: {value}" for name, value in values.items()))
     columns = [column for column in _POSITION_COLUMNS if column.name != "thirty_day_returns"]
+    total = len(entry.positions)
+    entry.positions.sort(key=lambda position: (position.open_ms, position.position_uuid))
+    if view.limit and total > view.limit:
+        del entry.positions[: -view.limit]
+        document, kept = msgspec.json.decode(body), {p.position_uuid for p in entry.positions}
+        document["positions"] = [p for p in document["positions"] if p["position_uuid"] in kept]
+        body = msgspec.json.encode(document)
+    some = f"newest of {total:,} " if len(entry.positions) < total else ""
     rows = [[*row[:1], *row[2:]] for row in _position_rows(hotkey, entry)]
     notes = (
         "leverage: multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC."
     )
-    print_table(
-        Table(columns, rows, "positions, oldest first", notes), view, body=body, lists=[("positions",)]
-    )
+    table = Table(columns, rows, f"{some}positions, by opening, newest last", notes)
+    print_table(table, view._replace(limit=0), body=body)
 
 
 def _position_rows(hotkey: str, entry: calls.Miner) -> Iterable[Sequence[Any]]:
@@ -165,6 +173,7 @@ def run_orders(
             miners = chosen_hotkeys(client, miners)
         newest = newest_orders(client, tier, miners, trade_pairs, span, view.limit)
         entries = {} if newest is not None else _fetch_positions(client, tier, miners, trade_pairs)[1]
+        others = client.order_page(miner=miners or ALL).orders if newest == [] and trade_pairs else []
     if newest is None:
         in_span = sorted(
             (
@@ -178,6 +187,11 @@ def run_orders(
             key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
         )
         newest = in_span[-view.limit :] if view.limit else in_span
+    if not newest and trade_pairs:
+        asked = ", ".join(split_names(trade_pairs))
+        near = sorted({row.trade_pair for row in others}, key=lambda pair: (-_likeness(asked, pair), pair))
+        hint = f"; the newest orders are of {', '.join(near[:_NAMED_PAIRS])}" if near else ""
+        print(f"ptn: no orders of {asked} pass the filters{hint}", file=sys.stderr)
     if view.output == "json":
         objects = [
             {
@@ -208,6 +222,13 @@ def run_orders(
         "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
     )
     print_table(Table(_ORDER_COLUMNS, rows, f"{some}orders, newest last", notes), view._replace(limit=0))
+
+
+_NAMED_PAIRS = 8
+
+
+def _likeness(asked: str, pair: str) -> float:
+    return SequenceMatcher(None, asked.upper(), pair.upper()).ratio()
 
 
 def _fetch_positions(

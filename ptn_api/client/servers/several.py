@@ -96,7 +96,7 @@ class Several:
         self._on_difference = on_difference
         self._stop_on_auth_error = stop_on_auth_error
         self._clock = clock
-        self._states = [StreamState("stopped") for _ in self.servers]
+        self._states = [StreamState("connecting") for _ in self.servers]
         self._reported: Any = None
         self._others: Any = [False for _ in self.servers], ""
         self._error: BaseException | None = None

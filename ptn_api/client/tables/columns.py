@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.arguments import check_literal
 from ptn_api.errors import ClientError
+from ptn_api.model.documents import ListedTradePair
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import LeaderboardEntry
 from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, MinerStatistics, PerfCheckpoint, PerfLedger
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import flattened
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
     import polars
+
+    from ptn_api.client.message import PTNWebSocketMessage
 
 __all__ = [
     "Rows",
@@ -36,7 +39,9 @@ __all__ = [
     "orders",
     "positions",
     "positions_or_orders",
+    "records",
     "statistics",
+    "trade_pairs",
 ]
 
 Rows = Literal["positions", "orders"]
@@ -104,7 +109,7 @@ def positions(found: Iterable[Position]) -> Table:
     columns: _Columns = {
         "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
         "position_uuid": ("text", [p.position_uuid for p in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p in rows]),
+        "trade_pair": ("text", [p.trade_pair_id for p in rows]),
         "position_type": ("side", [p.position_type for p in rows]),
         "is_closed_position": ("bool", [p.is_closed_position for p in rows]),
         "opened_at": ("time", [p.open_ms for p in rows]),
@@ -132,7 +137,7 @@ def orders(found: Iterable[Position]) -> Table:
     position: _Columns = {
         "miner_hotkey": ("text", [p.miner_hotkey for p, _, _ in rows]),
         "position_uuid": ("text", [p.position_uuid for p, _, _ in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
+        "trade_pair": ("text", [p.trade_pair_id for p, _, _ in rows]),
         "place": ("int", [place for _, place, _ in rows]),
     }
     return Table(position | _order_columns([o for _, _, o in rows]))
@@ -184,9 +189,21 @@ def messages(found: Iterable[PTNWebSocketMessage]) -> Table:
 
 def statistics(found: Iterable[MinerStatistics]) -> Table:
     """Returns one row per miner; nested values become columns (`scores.omega.value`), lists are left out."""
-    flat = [_flat(miner) for miner in found]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    return Table({name: _inferred([row.get(name) for row in flat]) for name in names})
+    return Table(_inferred_columns([flattened(msgspec.structs.asdict(miner)) for miner in found]))
+
+
+def records(found: Iterable[tuple[str, Any]]) -> Table:
+    """Returns one row per (hotkey, object or struct); nested values become columns, times `..._at`."""
+    built = ((hotkey, msgspec.to_builtins(record)) for hotkey, record in found)
+    rows = [(hotkey, flattened(record)) for hotkey, record in built if isinstance(record, dict)]
+    columns: _Columns = {"hotkey": ("text", [hotkey for hotkey, _ in rows])}
+    for name, (kind, values) in _inferred_columns([record for _, record in rows]).items():
+        if name.endswith("_ms") and kind in ("int", "float"):
+            times = [None if value is None else round(value) for value in values]
+            columns[f"{name.removesuffix('_ms')}_at"] = ("time", times)
+        elif name != "hotkey":
+            columns[name] = (kind, values)
+    return Table(columns)
 
 
 def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> Table:
@@ -222,7 +239,7 @@ def eliminations(found: Iterable[Elimination]) -> Table:
 
 
 def leaderboard(found: Iterable[LeaderboardEntry]) -> Table:
-    """Returns one row per miner, without the curves."""
+    """Returns one row per miner, without the curves; `net_leverage` is the sum over the trade pairs."""
     rows = list(found)
     return Table(
         {
@@ -234,15 +251,25 @@ def leaderboard(found: Iterable[LeaderboardEntry]) -> Table:
             "percentage_profitable": ("float", [r.percentage_profitable for r in rows]),
             "drawdown": ("float", [r.drawdown for r in rows]),
             "open_positions": ("int", [r.open_positions for r in rows]),
+            "net_leverage": ("float", [sum(r.net_leverage.values()) for r in rows]),
             "last_order_at": ("time", [r.last_order and r.last_order.processed_ms for r in rows]),
+            "last_order_trade_pair": ("text", [r.last_order and r.last_order.trade_pair for r in rows]),
             "phase": ("text", [r.phase for r in rows]),
             "elimination": ("text", [r.elimination and r.elimination.reason for r in rows]),
         }
     )
 
 
+def trade_pairs(allowed: Sequence[ListedTradePair], disabled: Sequence[ListedTradePair]) -> Table:
+    """Returns one row per trade pair."""
+    rows = [flattened(msgspec.to_builtins(pair)) for pair in (*allowed, *disabled)]
+    states: _Columns = {"disabled": ("bool", [False] * len(allowed) + [True] * len(disabled))}
+    return Table(_inferred_columns(rows) | states)
+
+
 def positions_or_orders(found: Iterable[Position], rows: Rows) -> Table:
-    """Returns the table that `rows` names."""
+    """Returns the table that `rows` names. Raises SettingsError for another name."""
+    check_literal(Rows, rows, "rows")
     return positions(found) if rows == "positions" else orders(found)
 
 
@@ -274,20 +301,9 @@ def _order_columns(rows: Sequence[Order]) -> _Columns:
     return columns | {"src": ("int", [o.src for o in rows])}
 
 
-def _flat(miner: MinerStatistics) -> dict[str, Any]:
-    """Returns the values by dotted name, without lists."""
-    values: dict[str, Any] = {}
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                add(f"{name}.{key}", inner)
-        elif value is not None and not isinstance(value, list):
-            values[name] = value
-
-    for name in miner.__struct_fields__:
-        add(name, getattr(miner, name))
-    return values
+def _inferred_columns(rows: Sequence[Mapping[str, Any]]) -> _Columns:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _inferred([row.get(name) for row in rows]) for name in names}
 
 
 def _inferred(values: list[Any]) -> tuple[_Kind, list[Any]]:

@@ -2,7 +2,7 @@
 
 import { APIStatusError, AuthenticationError, PTNError } from "./errors.js";
 import type { Subscription } from "./frames.js";
-import { REPLACED_CODE, type Link, type LinkEnd } from "./links.js";
+import { REPLACED_CODE, SHUTTING_DOWN_CODE, type Link, type LinkEnd } from "./links.js";
 import {
   ClientSession,
   ClockOffset,
@@ -31,11 +31,15 @@ const REMEDIES = {
   unreachable: "Check the address, the network and any proxy between; the client goes on trying",
   login_refused: "Check the API key; the server's operator can tell whether it is valid, and its tier",
   evicted: "Run fewer connections with this key, or ask the operator for a higher limit",
+  server_restarting: "Nothing: the server is restarted, and the client connects again",
   server_silent: "Nothing, if it passes: the client connects again; otherwise ask the operator",
 };
 
+/** How long a server that announced its restart may be unreachable. */
+const RESTART_MS = 60_000;
+
 interface Ending {
-  kind: "lost" | "evicted" | "refused" | "failed" | "again";
+  kind: "lost" | "restarting" | "evicted" | "refused" | "failed" | "again";
   detail: string;
   error?: PTNError;
 }
@@ -94,6 +98,7 @@ export class Connection {
   #reported = "";
   #linkProblem: StreamProblem[] = [];
   #serverProblems: StreamProblem[] = [];
+  #restartEnds = 0;
   #knownGap: number | null = null;
   #link: Link | null = null;
   #ending: Ending | null = null;
@@ -142,7 +147,7 @@ export class Connection {
         this.#enter("connecting");
         if (final) return inbox.close(error ?? new AuthenticationError(detail));
         const asked = error instanceof APIStatusError ? (error.retryAfter ?? 0) * 1_000 : 0;
-        const delay = Math.min(asked, 6 * this.options.timing.backoffMax) + this.#backoff.after(kind as "lost" | "evicted" | "refused");
+        const delay = Math.min(asked, 6 * this.options.timing.backoffMax) + this.#backoff.after(kind === "evicted" || kind === "refused" ? kind : "lost");
         onWarning(`${detail}; retrying in ${(delay / 1_000).toFixed(1)} s`);
         await sleep(delay, this.#stop.signal);
       }
@@ -156,9 +161,14 @@ export class Connection {
 
   #report(kind: Ending["kind"], detail: string): void {
     let code: keyof typeof REMEDIES = "unreachable";
+    if (kind === "restarting") code = "server_restarting";
     if (kind === "evicted") code = "evicted";
     if (kind === "refused") code = "login_refused";
-    if (this.#linkProblem[0]?.code === "server_silent") code = "server_silent";
+    const before = this.#linkProblem[0]?.code;
+    const now = performance.now();
+    if (kind === "restarting") this.#restartEnds = now + RESTART_MS;
+    if (before === "server_silent") code = "server_silent";
+    if (before === "server_restarting" && kind === "lost" && now < this.#restartEnds) code = "server_restarting";
     this.#linkProblem = [{ code, sentence: `Not connected: ${detail}`, remedy: REMEDIES[code] }];
     this.#serverProblems = [];
   }
@@ -286,6 +296,7 @@ function ending(reported: Ending | null, { code, reason, error, overflow }: Link
   const detail = closed ?? error?.message ?? (reason || "connection lost");
   // A code that forbids a return is a refusal, also without an answer to the login.
   if (!shouldReturn(code)) return reported ?? { kind: "refused", detail: `login refused: ${detail}` };
+  if (code === SHUTTING_DOWN_CODE) return { kind: "restarting", detail };
   if (code === REPLACED_CODE) return reported ?? { kind: "evicted", detail };
   // A refusal with a code that invites a return is temporary: the server is full, or shutting down.
   if (code !== undefined && code >= 4000 && code <= 4099 && reported?.kind === "refused")

@@ -148,6 +148,7 @@ export class WebSocketLink implements Link {
 /** The last comment of a stream that ends because a newer connection of the same user replaced it. */
 const REPLACED = "replaced by a newer connection of the same user";
 export const REPLACED_CODE = 4004;
+export const SHUTTING_DOWN_CODE = 4000;
 
 /** Longest query of a request: servers and proxies limit a request line to about 8,000 bytes. */
 const QUERY_BYTES = 6_000;

@@ -10,6 +10,7 @@ import {
   type OrderMessage,
   type Stream,
   type StreamMessage,
+  type StreamState,
 } from "../src/index.js";
 import { event, events, heartbeat, json, order, QUICK, serving, until } from "./serving.js";
 
@@ -284,8 +285,11 @@ test("the login is a frame, and a reconnection resumes", async (t) => {
     send(socket, CONFIRMED, { type: "resumed", after: 5, head: 6 }, message(6, { replay: true }));
   };
   const { url, urls } = await socketServer(t, first, second);
-  const followed = stream(url, { ...options, WebSocket, miners: ["5A"], clock: () => 9 });
+  const problems = new Set<string>();
+  const onState = (state: StreamState): void => state.problems.forEach(({ code }) => problems.add(code));
+  const followed = stream(url, { ...options, WebSocket, miners: ["5A"], clock: () => 9, onState });
   assert.deepEqual(numbers(await take(followed, 2)), [5, 6]);
+  assert.deepEqual([...problems], ["server_restarting"]);
   assert.deepEqual(logins, [
     { api_key: "secret", version: 2 },
     { type: "subscribe", sender_timestamp: 9, miners: ["5A"] },
