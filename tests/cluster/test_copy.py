@@ -311,6 +311,31 @@ def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Pa
     copy.close()
 
 
+def test_a_copy_that_is_behind_waits_for_a_leader(cluster: Cluster, tmp_path: Path) -> None:
+    """A server without one answers no reads for seconds, and then does again: the problem ends only once."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    read, last = cluster.broker.read, cluster.broker.last
+
+    def refuse(*_: int) -> Any:
+        raise BrokerError("no answer")
+
+    cluster.broker.read = cluster.broker.last = refuse  # type: ignore[method-assign]
+    for seconds in range(1, 13):
+        now = 1_000_000 + 1_000 * seconds
+        copy.hear(beat)
+        if seconds == 7:
+            cluster.broker.read = read  # type: ignore[method-assign]
+        with pytest.raises(BrokerError):
+            copy.confirm()
+    cluster.broker.last = last  # type: ignore[method-assign]
+    assert copy.confirm()
+    copy.close()
+
+
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     """A lagging server, or one that lost entries: the copy stays as it is and is not complete meanwhile."""
     append(cluster, 1, 2)
