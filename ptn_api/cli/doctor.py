@@ -392,6 +392,21 @@ def data_dir(settings: Settings) -> Iterator[Finding]:
     yield Finding(level, "data", f"{path} is writable, with {free >> 20:,} MiB free on its disk")
 
 
+@check
+def log_of_another(settings: Settings) -> Iterator[Finding]:
+    """Checks that the log is this validator's, as intake does when it starts."""
+    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not runs(settings, "intake"):
+        return
+    path = Path(settings.data_dir).expanduser().absolute()
+    with contextlib.suppress(ModuleNotFoundError, LogError, OSError):  # which other checks report
+        from ptn_api.event_log import open_reader
+        from ptn_api.intake.directory import other_validator
+
+        with contextlib.closing(open_reader(path)) as log:
+            if foreign := other_validator(log, path, _miners_dir(settings).parents[1]):
+                yield Finding("bad", "data", foreign)
+
+
 def _miners_dir(settings: Settings) -> Path:
     return Path(settings.validator_dir or ".").expanduser().absolute() / "validation" / "miners"
 
