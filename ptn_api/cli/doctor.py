@@ -185,9 +185,10 @@ def running_server(settings: Settings) -> Iterator[Finding]:
         level: Literal["warn", "bad"] = "warn" if problem and problem.severity != "unavailable" else "bad"
         count = health.details[code].count if code in health.details else None
         number = f" ({count:,} {problem.counted})" if problem and problem.counted and count else ""
-        text = (
-            f"{problem.sentence}{number}. {problem.remedy}" if problem else "see the server's documentation"
-        )
+        text = "see the server's documentation"
+        if problem:
+            remedy = problem.remedy_for(cluster=health.cluster is not None, data_dir=str(path))
+            text = f"{problem.sentence}{number}. {remedy}"
         yield Finding(level, "server", f"{code}: {text.replace('`', '')}")
     down = [name for name, state in health.processes.items() if state == "down"]
     if down:

@@ -250,7 +250,9 @@ def test_a_directory_that_lost_most_is_held_back_until_accepted(
         follower.wait_for(1)
         until(lambda: served() == 61)
         assert problems(server) != []
-        assert ptn("resync", "--accept-removals", f"--data-dir={data_dir}").status == 0
+        remedy = f"ptn resync --accept-removals --data-dir {data_dir}"
+        until(lambda: remedy in server.log.read_text(), what="the remedy, ready to be pasted")
+        assert ptn(*remedy.split()[1:]).status == 0
         until(lambda: served() == left + 1)
         until(lambda: problems(server) == [])
 
