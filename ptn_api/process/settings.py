@@ -175,7 +175,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.validator_dir and self.checkpoint:
             raise SettingsError("--checkpoint is served instead of a directory: omit --validator-dir")
         hosts = {self.api_host, self.api_ws_host or self.api_host}
-        if self.api_rest_port == self.api_ws_port > 0 and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):  # noqa: S104 - compared
+        overlap = len(hosts) == 1 or hosts & {"0.0.0.0", "::"}  # noqa: S104 - compared
+        has_both = "rest" in self.processes and "stream" in self.processes
+        if self.api_rest_port == self.api_ws_port > 0 and overlap and has_both:
             raise SettingsError(
                 f"REST and the WebSocket cannot share port {self.api_rest_port}: give --api-rest-port and "
                 "--api-ws-port different ones"
