@@ -31,12 +31,14 @@ from ptn_api.errors import (
 from ptn_api.event_log import PositionRemoved, open_reader, open_writer
 from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.schema import SCHEMA_VERSION
+from ptn_api.intake.directory import other_validator
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
 from tests.event_log.reading import NOW, numbers
 from tests.event_log.test_sqlite_writer import file_size_limit
 from tests.factories import MINER, T0, order, position, uuid, written
+from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import until
 
 
@@ -352,6 +354,19 @@ def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     cluster.broker.entries = entries
     assert cluster.copy.confirm()
     assert not cluster.copy.broker_behind
+
+
+def test_a_copy_does_not_follow_another_validator(cluster: Cluster, tmp_path: Path) -> None:
+    """Deleting it would be no remedy: it would be made again."""
+    append(cluster, 1, 2, 3, 4, 5)
+    assert cluster.copy.confirm()
+    validator = ValidatorDir(tmp_path / "validator")
+    assert other_validator(cluster.copy, "D", validator.path) == ""
+    validator.write(position(50, [order(50)]))
+    refusal = other_validator(cluster.copy, "D", validator.path)
+    assert refusal.startswith("D holds the log of another validator, with none of the 1 positions in ")
+    assert "the cluster's validator" in refusal
+    assert "delete" not in refusal
 
 
 # --- where a copy stops -----------------------------------------------------------------------------------
