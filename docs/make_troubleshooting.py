@@ -48,7 +48,10 @@ def _page() -> Iterator[str]:
         if problem.counted:
             yield f"  `details.{code}.count` counts {problem.counted}."
         yield f"- **Cause**: {problem.sentence}."
-        yield f"- **Remedy**: {problem.remedy}.\n"
+        yield f"- **Remedy**: {problem.remedy}."
+        if problem.in_cluster:
+            yield f"- **Remedy in a cluster**: {problem.in_cluster}."
+        yield ""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ logs them, and tells every process about those of the others.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -80,12 +81,21 @@ CODES: tuple[Code, ...] = get_args(Code)
 
 
 class Problem(NamedTuple):
-    """A row of the table. `counted` names what the problem's number counts; empty without one."""
+    """A row of the table. `counted` names what the problem's number counts; empty without one.
+
+    `in_cluster` is the remedy on a machine of a cluster, if it is another one there.
+    """
 
     severity: Severity
     sentence: str
     remedy: str
     counted: str = ""
+    in_cluster: str = ""
+
+    def remedy_for(self, *, cluster: bool, data_dir: str = "DIR") -> str:
+        """The remedy for a server whose data directory may be known."""
+        remedy = self.in_cluster or self.remedy if cluster else self.remedy
+        return remedy.replace("--data-dir DIR", f"--data-dir {shlex.quote(data_dir)}")
 
 
 # fmt: off
@@ -109,7 +119,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "mass_removal": Problem(
         "unavailable",
         "Many positions vanished at once; their last state is served until the removal is confirmed",
-        "Bring the files back, or, if the removal is intended, run `ptn resync --accept-removals`",
+        "Bring the files back, or, if the removal is intended, run `ptn resync --accept-removals --data-dir DIR`",
     ),
     "source_silent": Problem(
         "unavailable",
@@ -139,7 +149,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "cluster_behind": Problem(
         "unavailable",
-        "This machine's copy of the cluster's log is behind, so it may serve old data; load balancers send clients elsewhere",
+        "This machine's copy of the cluster's log is behind, so it may serve old data. `/ready` is 503, so load balancers send clients elsewhere; it stays 200 with `cluster_leaderless`, when no machine can get newer data",
         "Wait after a start. If it lasts, check the network to the broker (`cluster_unreachable`) and the log of the process that keeps the copy",
     ),
     "cluster_unreachable": Problem(
@@ -226,7 +236,8 @@ PROBLEMS: Mapping[Code, Problem] = {
     "no_key_file": Problem(
         "degraded",
         "There is no key file, so every request is answered with 401",
-        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path. With `--cluster-keys`, the cluster has no keys so far: add one with `ptn keys add --cluster`",
+        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path",
+        in_cluster="With `--cluster-keys`, the cluster has no keys so far: add one with `ptn keys add --cluster`. Otherwise correct `--api-keys-file`, put the file back, or create one with `ptn keys add`",
     ),
     "key_file_unreadable": Problem(
         "degraded",

@@ -14,6 +14,7 @@ import yaml
 
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.metrics import METRICS
+from ptn_api.rest.options import RestOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -39,14 +40,20 @@ def test_every_metric_exists(expression: str) -> None:
 
 
 def test_every_problem_raises_one_alert() -> None:
-    """Those with which the server does not serve current data at once, the others after five minutes."""
+    """Those with which the server does not serve current data at once, the others after five minutes.
+
+    The clock is untrusted for ten minutes after every downtime, which is no reason for an alert.
+    """
     codes = lambda name: set(re.findall(r'"(.*?)"', rule(name)["expr"])[0].split("|"))  # noqa: E731
     unavailable = {code for code, problem in PROBLEMS.items() if problem.severity == "unavailable"}
     starting = {code for code, problem in PROBLEMS.items() if problem.severity == "starting"}
     assert codes("PTNUnavailable") == unavailable
     assert codes("PTNStarting") == starting
     assert 'code!~"' in rule("PTNDegraded")["expr"]
-    assert codes("PTNDegraded") == unavailable | starting
+    assert codes("PTNDegraded") == unavailable | starting | codes("PTNClockUntrusted")
+    assert codes("PTNClockUntrusted") == {"clock_untrusted"}
+    assert rule("PTNClockUntrusted")["for"] == "15m"
+    assert RestOptions().clock_settle_ms < 15 * 60_000
 
 
 def rule(name: str) -> dict[str, Any]:

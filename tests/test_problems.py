@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from ptn_api.problems import Findings, ProblemRegister, Recent
+from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Recent
 
 
 class Finder:
@@ -39,6 +39,16 @@ def test_a_finder_that_raises_blinds_no_other() -> None:
         assert register.look()["checks_failing"].count == 2
     assert [line["event"] for line in lines] == ["problem_check_failed"] * 4
     assert all(line["exc_info"] for line in lines)
+
+
+def test_a_remedy_is_that_of_this_server() -> None:
+    """Its data directory is in the command, and a single machine is told nothing of shared keys."""
+    removal, keys = PROBLEMS["mass_removal"], PROBLEMS["no_key_file"]
+    assert removal.remedy_for(cluster=False).endswith("`ptn resync --accept-removals --data-dir DIR`")
+    assert removal.remedy_for(cluster=True, data_dir="/a b").endswith("--data-dir '/a b'`")
+    assert "cluster" not in keys.remedy_for(cluster=False)
+    assert "--cluster-keys" in keys.remedy_for(cluster=True)
+    assert keys.remedy_for(cluster=False) == keys.remedy
 
 
 def test_what_happens_again_is_counted_until_it_has_not_happened_for_the_window() -> None:

@@ -19,7 +19,7 @@ from ptn_api.cli.row_options import View, Wide
 from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.options import ClusterOptions
-from ptn_api.errors import BrokerError, SettingsError
+from ptn_api.errors import BrokerError, ServerUnreachableError, SettingsError
 from ptn_api.process.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -141,12 +141,19 @@ def status(options: ClusterOptions, wide: Wide = False, json: Json = False) -> N
     from ptn_api.cli.show.table import COUNT, Column, Table, print_table
 
     with connected(options) as broker:
-        streams = broker.status()
-        snapshots = [
-            (info, max(0, wall_ms() - int(stored.timestamp() * 1000)))
-            for info, stored in broker.snapshots_stored()
-        ]
-        nodes = broker.reports(_LISTEN_MS)
+        try:
+            streams = broker.status()
+            snapshots = [
+                (info, max(0, wall_ms() - int(stored.timestamp() * 1000)))
+                for info, stored in broker.snapshots_stored()
+            ]
+            nodes = broker.reports(_LISTEN_MS)
+        except BrokerError as error:
+            from ptn_api.cluster.survey import why_unanswered
+
+            if error.code == "no_streams":
+                raise
+            raise ServerUnreachableError(why_unanswered(options, error)) from error
     if json:
         content = {
             "cluster": options.cluster_name,

@@ -24,7 +24,7 @@ from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import InvalidInputError, LogError, LogMissingError, PTNError, SettingsError
-from ptn_api.file_version import mount_of, owner_of, user_name
+from ptn_api.file_version import mount_of, owner_of
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
@@ -42,8 +42,6 @@ RUN_AS = "run the service, and this command, as the user they belong to:"
 EXPIRY_WARNING_MS = 7 * 86_400_000
 CLOCK_TOLERANCE_MS = 60_000
 _TIMEOUT_S = 2
-_LISTENING = "0A"
-_LONGEST_COMMAND = 300
 MOST_NAMED = 100
 """Damaged parts of the log that are named."""
 MOST_PARSED = 5_000
@@ -150,6 +148,10 @@ def dependencies(settings: Settings) -> Iterator[Finding]:
 def environment(settings: Settings) -> Iterator[Finding]:
     for name in unknown_variables():
         yield Finding("warn", "settings", f"unknown environment variable {name}: is it misspelt?")
+    try:
+        settings.check()
+    except SettingsError as error:
+        yield Finding("bad", "settings", str(error))
 
 
 # --- the running server -----------------------------------------------------------------------------------
@@ -174,19 +176,19 @@ def running_server(settings: Settings) -> Iterator[Finding]:
     # Without a log there, its server can only be starting. Where the log cannot be read, nothing is claimed.
     is_ours = not (health.log.ready if epoch == "" else health.log.epoch_matches is False)
     if not is_ours:
-        holder = port_holder(settings.api_rest_port)
-        sentence = (
-            f"port {settings.api_rest_port} is another server's, not that of {path}; it belongs to {holder}"
-        )
+        sentence = f"port {settings.api_rest_port} is another server's, not that of {path}"
+        if holder := holder_of(settings.api_rest_port):
+            sentence += f"; it belongs to {holder}"
         yield Finding("bad", "server", sentence)
     for code in health.problems:
         problem = PROBLEMS.get(code)  # type: ignore[call-overload]  # a newer server has other codes
         level: Literal["warn", "bad"] = "warn" if problem and problem.severity != "unavailable" else "bad"
         count = health.details[code].count if code in health.details else None
         number = f" ({count:,} {problem.counted})" if problem and problem.counted and count else ""
-        text = (
-            f"{problem.sentence}{number}. {problem.remedy}" if problem else "see the server's documentation"
-        )
+        text = "see the server's documentation"
+        if problem:
+            remedy = problem.remedy_for(cluster=health.cluster is not None, data_dir=str(path))
+            text = f"{problem.sentence}{number}. {remedy}"
         yield Finding(level, "server", f"{code}: {text.replace('`', '')}")
     down = [name for name, state in health.processes.items() if state == "down"]
     if down:
@@ -195,33 +197,13 @@ def running_server(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "server", "running, and reports that all is well")
 
 
-def port_holder(port: int) -> str:
-    """The user that listens on the port, and the process if this user may see it; in words."""
-    inodes: dict[str, int] = {}
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            rows = [row.split() for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
-            inodes |= {
-                row[9]: int(row[7])
-                for row in rows
-                if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
-            }
-    if not inodes:
-        return "an unknown user"
-    sockets = {f"socket:[{inode}]" for inode in inodes}
-    processes: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        with contextlib.suppress(OSError):  # ended, or of another user
-            if any(os.readlink(link) in sockets for link in folder.iterdir()):
-                processes.append(int(folder.parent.name))
-    user = user_name(next(iter(inodes.values())))
-    if not processes:
-        return user
-    first = min(processes)  # the supervisor; its children inherit the socket
-    with contextlib.suppress(OSError):
-        command = Path(f"/proc/{first}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        return f"{user}, process {first}: {command.strip()[:_LONGEST_COMMAND]}"
-    return f"{user}, process {first}"
+def holder_of(port: int) -> str:
+    """In words, which user and process listen on the port; empty if that is unknown."""
+    try:
+        from ptn_api.process.service import port_holder
+    except ModuleNotFoundError:  # the first check reports it
+        return ""
+    return port_holder(port)
 
 
 def _health(settings: Settings, epoch: str = "") -> Health | None:
@@ -267,7 +249,10 @@ def ports(settings: Settings) -> Iterator[Finding]:
         except OSError as error:
             all_free = False
             flag = port_flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
-            yield Finding("bad", "ports", f"{host} port {port}: {error.strerror}; choose another with {flag}")
+            sentence = f"{host} port {port}: {error.strerror}"
+            if error.errno == errno.EADDRINUSE:
+                sentence += f" by {holder}" if (holder := holder_of(port)) else ""
+            yield Finding("bad", "ports", f"{sentence}; choose another with {flag}")
     if all_free:
         yield Finding("ok", "ports", "no server is running, and the ports are free")
 
@@ -406,6 +391,21 @@ def data_dir(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(path).free
     level: Literal["ok", "warn"] = "ok" if free >= FEW_BYTES else "warn"
     yield Finding(level, "data", f"{path} is writable, with {free >> 20:,} MiB free on its disk")
+
+
+@check
+def log_of_another(settings: Settings) -> Iterator[Finding]:
+    """Checks that the log is this validator's, as intake does when it starts."""
+    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not runs(settings, "intake"):
+        return
+    path = Path(settings.data_dir).expanduser().absolute()
+    with contextlib.suppress(ModuleNotFoundError, LogError, OSError):  # which other checks report
+        from ptn_api.event_log import open_reader
+        from ptn_api.intake.directory import other_validator
+
+        with contextlib.closing(open_reader(path)) as log:
+            if foreign := other_validator(log, path, _miners_dir(settings).parents[1]):
+                yield Finding("bad", "data", foreign)
 
 
 def _miners_dir(settings: Settings) -> Path:

@@ -20,7 +20,14 @@ import typer
 from ptn_api.cli.exit_status import run
 from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
-from ptn_api.errors import PTNError, SettingsError
+from ptn_api.errors import (
+    InvalidInputError,
+    LogError,
+    LogLockedError,
+    PTNError,
+    ServerUnreachableError,
+    SettingsError,
+)
 from ptn_api.process.settings import SETTINGS, Settings, unknown_variables
 from ptn_api.simulator.options import Network, SimulatorOptions
 
@@ -50,6 +57,7 @@ def serve(settings: Settings) -> None:
                 "no validator in this directory: give --validator-dir DIR (with validation/ in it), or --demo"
             )
         settings = msgspec.structs.replace(settings, validator_dir=str(Path.cwd()))
+    settings.check()
     try:
         from ptn_api.process import service
     except ModuleNotFoundError as error:
@@ -290,12 +298,22 @@ def resync(
         ),
     ] = Path(SETTINGS["data_dir"].default),
 ) -> None:
-    """Accept a mass removal that the server is holding back."""
+    """Accept a mass removal that the running server is holding back."""
+    from ptn_api.event_log import open_reader
+    from ptn_api.event_log.sqlite_log import lock_directory
     from ptn_api.intake.removal import request_resync
 
     if not accept_removals:
         raise SettingsError("give --accept-removals to remove the missing positions from what is served")
     if not data_dir.is_dir():
         raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
+    with contextlib.suppress(LogLockedError):  # by the server
+        os.close(lock_directory(data_dir))
+        raise ServerUnreachableError(
+            f"no server runs on {data_dir}; start it, and repeat this if it reports mass_removal"
+        )
+    with contextlib.suppress(LogError), contextlib.closing(open_reader(data_dir)) as log:
+        if log.source().reason not in ("mass_removal", "root_missing"):
+            raise InvalidInputError(f"the server on {data_dir} holds no removals back")
     request_resync(data_dir)
     typer.echo("Requested: the next sweep applies the removals.", err=True)

@@ -55,7 +55,7 @@ from ptn_api.event_log.database import connect_writer, log_path, make_file, writ
 from ptn_api.event_log.schema import SCHEMA_VERSION, complete_rows, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 from ptn_api.event_log.sqlite_writer import SqliteWriter
-from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
+from ptn_api.options import BEHIND_MS, LATE_MS, RETENTION_BYTES, RETENTION_MS
 from ptn_api.problems import Findings
 
 __all__ = ["Copy", "Incoming", "found", "open_copy", "save_tip"]
@@ -153,6 +153,8 @@ class Copy(SqliteWriter):
         """The `writer_id` of the process that had this copy before, and has certainly ended."""
         self._asked_ms = self._leader_ms = -_LEADER_MS
         """When the broker was last asked where the stream ends, and when it last knew."""
+        self._complete_ms = -BEHIND_MS
+        """When this copy was last known to be complete."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
 
@@ -215,9 +217,14 @@ class Copy(SqliteWriter):
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
         The active writer's beats say where the stream ends, also while its servers elect a leader. Without
-        them, the broker is asked. Its answer may be too old, so it is asked before the copy reads on.
+        them, or once the copy is behind, the broker is asked. Its answer may be too old, so it is asked
+        before the copy reads on.
         """
         asked_ms = self._monotonic()
+        if asked_ms - self._complete_ms > BEHIND_MS:
+            # The outage is reported by now. A server without a leader may answer reads again, after seconds
+            # in which it did not; the beats would end the problem, only for it to begin again.
+            self._leader_ms = -_LEADER_MS
         try:
             if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
                 if asked_ms - self._asked_ms >= _ASK_MS:
@@ -258,6 +265,7 @@ class Copy(SqliteWriter):
             if complete:
                 with self.committed(db):
                     db.execute("UPDATE chain SET complete_ms = ?", (time_ms,))
+                self._complete_ms = time_ms
         return complete
 
     def hear(self, beat: Beat) -> None:

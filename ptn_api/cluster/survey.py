@@ -28,7 +28,7 @@ from ptn_api.errors import BrokerError, EntriesPurgedError, LogError
 from ptn_api.event_log.database import connect_reader, log_path
 from ptn_api.problems import PROBLEMS
 
-__all__ = ["LEAST_VERSION", "Remark", "is_old", "server_version", "survey", "syncs"]
+__all__ = ["LEAST_VERSION", "Remark", "is_old", "server_version", "survey", "syncs", "why_unanswered"]
 
 LEAST_VERSION = "2.12"
 _LEAST_PAYLOAD = 2 * PART_BYTES
@@ -65,6 +65,35 @@ def server_version(options: ClusterOptions, url: str) -> str:
     """The version of one server. Raises BrokerError if it cannot be reached, SettingsError."""
     with contextlib.closing(_connection(options, url)) as broker:
         return broker.server().version
+
+
+def why_unanswered(options: ClusterOptions, error: BrokerError) -> str:
+    """A sentence on a broker that does not answer: which of its servers do, and the remedy."""
+    up, down = [], []
+    for url in options.servers:
+        try:
+            server_version(options, url)
+        except BrokerError:
+            down.append(urlsplit(url).netloc)
+        else:
+            up.append(urlsplit(url).netloc)
+    total = len(options.servers)
+    if not up:
+        remedy = (
+            f"{error}. None of the {total} NATS servers can be used: check --cluster, the credentials and"
+        )
+        remedy += " the network"
+    elif 2 * len(up) <= total:
+        remedy = (
+            f"only {len(up)} of {total} NATS servers can be reached ({', '.join(up)}), which is no majority."
+            f" Start the others: {', '.join(down)}"
+        )
+    else:
+        remedy = (
+            f"{error}. {len(up)} of {total} NATS servers can be reached ({', '.join(up)}): they may be"
+            " electing a leader. If it lasts, check that they reach each other"
+        )
+    return f"the cluster cannot be asked: {remedy}"
 
 
 def is_old(version: str) -> bool:

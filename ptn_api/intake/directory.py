@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import structlog
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.event_log.contract import EventLog
 from ptn_api.file_version import is_settled, version_of
 from ptn_api.intake.files import check_name
 from ptn_api.intake.position_files import Place, PositionFiles, PositionsToRead
 from ptn_api.intake.watch import FsEvent, Watch
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "other_validator"]
 
 logger = structlog.get_logger()
 
 _HOTKEY, _POSITIONS, _PAIR, _FILES = 1, 2, 3, 4
 _BAD_NAME = "bad_name"
+_ENOUGH = 5
+"""Positions of the log from which on it is a fault if the directory has none of them."""
 _FIXED_NAMES = {_POSITIONS: ("positions",), _FILES: ("open", "closed")}
 
 
@@ -391,3 +395,34 @@ class Directory:
             del self._by_wd[folder.wd]
             self._watch.remove(folder.wd)
         folder.wd = None
+
+
+def other_validator(log: EventLog, data_dir: str | Path, validator_dir: str | Path) -> str:
+    """Why the log must not go on with this directory: it is another validator's. Empty if it can.
+
+    Otherwise its clients would get that one's orders as news, and keep the positions of this one. The two
+    belong together if the log has a position of the directory, archived and removed ones included. The first
+    file decides that as a rule, so little is listed. A directory without positions may be filled later.
+    """
+    if len(list(islice(log.positions(), _ENOUGH))) < _ENOUGH:
+        return ""
+    miners, unknown, count = Path(validator_dir, "validation", "miners"), set(), 0
+    for folder in ("positions", "archived_positions"):
+        for path in miners.glob(f"*/{folder}/*/*/*"):
+            key = (path.parents[3].name, path.name)
+            if log.position(*key) is not None:
+                return ""
+            unknown.add(key)
+            count += folder == "positions"
+    removed = log.removed(log.oldest_revision()) if count else []
+    if not count or any((one.miner_hotkey, one.position_uuid) in unknown for one in removed):
+        return ""
+    sentence = f"{data_dir} holds the log of another validator, with none of the {count:,} positions in"
+    if log.copy_status() is not None:
+        remedy = "give the directory of the cluster's validator, or, for another cluster, another --data-dir"
+    else:
+        remedy = (
+            "choose another --data-dir (make: DATA_DIR=...). If the log shall end here, delete log.sqlite3*"
+            " in it: clients then begin with a new epoch"
+        )
+    return f"{sentence} {validator_dir}; {remedy}"

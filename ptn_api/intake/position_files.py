@@ -289,6 +289,7 @@ class PositionFiles:
                     "position_file_skipped",
                     hotkey=place.hotkey,
                     uuid=ascii(uuid)[1:-1],
+                    file=ascii(os.path.relpath(f"{place.path}/{uuid}", self._root.parents[1]))[1:-1],
                     code=error.code,
                     reason=str(error),
                 )

@@ -77,7 +77,8 @@ class RemovalGuard:
 def request_resync(data_dir: str | Path) -> None:
     """Asks the running intake to apply the removals that it holds back, at its next sweep.
 
-    Raises SettingsError if the data directory does not exist or is not writable.
+    The request is used up once something is removed, and void after a restart. Raises SettingsError if the
+    data directory does not exist or is not writable.
     """
     try:
         (Path(data_dir) / _CONSENT_FILE).touch(mode=0o600)

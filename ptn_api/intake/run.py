@@ -14,7 +14,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.errors import LogDamagedError, LogError, LogFencedError, LogReplacedError
+from ptn_api.errors import LogDamagedError, LogError, LogFencedError, LogReplacedError, SettingsError
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -26,6 +26,7 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.intake.checkpoint import read_checkpoint
+from ptn_api.intake.directory import other_validator
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
 from ptn_api.intake.follow import ROOT_MISSING, DirectoryFollower
 from ptn_api.intake.merge import ALONE, IntakeCounters, Merge, Turn
@@ -64,7 +65,7 @@ async def run_intake(
     once the log has a baseline. Owns `queue_fd` and `watch`. The log stays open; it is used by three threads,
     one for positions, two for documents and pruning. After `stop`, nothing more is taken; in this machine's
     turn, everything taken is written before this returns. Raises LogError if the log fails for good,
-    InvalidInputError for a checkpoint that cannot be used.
+    InvalidInputError for a checkpoint that cannot be used, SettingsError for another validator's log.
     """
     counters = counters or IntakeCounters()
     steady = SteadyClock(
@@ -177,10 +178,16 @@ class Intake:
         return Backoff(first_ms=self._options.retry_ms, max_ms=self._options.retry_max_ms)
 
     async def open_directory(self, validator_dir: Path, watch: Watch) -> None:
-        """Begins to collect events; nothing is read yet."""
+        """Begins to collect events; no file is read yet. Raises SettingsError for another validator's log."""
+        self._watch = watch
+        options = self._options
+        with contextlib.suppress(LogError):  # of a damaged log, which is dealt with later
+            if foreign := await self._merge.call(
+                lambda: other_validator(self._log, options.data_dir, validator_dir)
+            ):
+                raise SettingsError(f"--data-dir {foreign}", code="other_validator")
         known = await self._merge.call(self._log.fingerprints)
         documents = await self._merge.call(self._log.document_fingerprints)
-        options = self._options
         files = DocumentFiles(
             validator_dir,
             {document: text for (document, miner), text in documents.items() if not miner},
@@ -203,7 +210,6 @@ class Intake:
             monotonic=self._monotonic,
             turn=self._turn,
         )
-        self._watch = watch
         self._scanner = DirectoryScanner(
             validator_dir,
             known,

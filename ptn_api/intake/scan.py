@@ -61,6 +61,7 @@ class DirectoryScanner:
         self._confirm_ms = options.removal_confirm_ms
         self._document_folders = [str(validator_dir / "validation"), str(validator_dir / "runnable")]
         self._document_wds: set[int] = set()
+        resync_done(self._data_dir)  # a consent that was left over is not about what is missing now
         root = validator_dir / "validation" / "miners"
         self.root = str(root)
         self._files = PositionFiles(root, known, limit=options.position_limit_bytes)
@@ -312,8 +313,9 @@ class DirectoryScanner:
             known = len(self._files.known)
             removed = self._guard.after_sweep(absent, known, self._monotonic(), accept=accept)
         if accept:
-            logger.warning("removals_accepted", removed=len(removed), pending=self._guard.pending)
-            if not self._guard.pending:
+            if removed:
+                logger.warning("removals_accepted", removed=len(removed), pending=self._guard.pending)
+            if removed or not self._guard.pending:  # otherwise it waits until they are confirmed
                 resync_done(self._data_dir)
         self._files.forget(removed)
         swept, self.swept = self.swept, {}

@@ -14,8 +14,8 @@ What the processes share, and nothing else:
 
 Two processes from outside add to these:
 
-- `ptn resync` leaves an empty file in the data directory for intake's next sweep. It works
-  while the server is down, and needs no address of a supervisor.
+- `ptn resync` leaves an empty file in the data directory for intake's next sweep, so it needs no address of a
+  supervisor. The next start deletes it.
 - A validator that embeds the API hands the settings to its supervisor on standard input, as a file in memory.
   The supervisor polls getppid() for the validator's end, since the validator's forks hold any pipe or socket
   open, and its exit status says whether starting it again would help.

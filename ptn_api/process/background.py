@@ -41,8 +41,8 @@ async def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
     """
     log = logger.bind(file=str(key_file.path))
     try:
-        if not await key_file.refresh_in_steps():
-            return
+        if not await key_file.refresh_in_steps() or key_file.problem is not None:
+            return  # with a problem, the keys of a missing file were revoked; that it is missing was logged
     except KeyFileError as error:
         log.warning("keys_not_read", code=error.code, reason=str(error))
         return

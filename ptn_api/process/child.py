@@ -225,6 +225,9 @@ class Child:
         self._listening = True
         match message:
             case Ready():
+                if self.restarts:
+                    ms = monotonic_ms() - self._started_ms
+                    logger.info("process_ready", child=self.name, ms=ms)
                 self.ready.set()
                 self.progress = None
             case Alive():

@@ -12,13 +12,21 @@ from ptn_api.errors import SettingsError
 from ptn_api.file_lock import take_lock
 from ptn_api.file_version import owner_of
 
-__all__ = ["DEMO_VALIDATOR", "check_validator_dir", "foreign_files", "make_data_dir", "other_log"]
+__all__ = [
+    "DEMO_VALIDATOR",
+    "check_apart",
+    "check_validator_dir",
+    "foreign_files",
+    "make_data_dir",
+    "other_log",
+]
 
 DEMO_VALIDATOR = "demo-validator"
 """The folder of a demo's simulated validator; it marks the log as a demo's."""
 
 _LOG = "log.sqlite3*"
 _MINERS = "validation/miners"
+_WRITTEN_BY_VALIDATORS = ("validation", "runnable")
 _MOST_TRIED = 100
 """Folders in which a validator is looked for, to suggest it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -51,6 +59,18 @@ def make_data_dir(path: Path, *, demo: bool) -> None:
         raise SettingsError(f"{sentence}; stop that one, or choose another directory", code="log_locked")
     if demo:
         (path / DEMO_VALIDATOR).mkdir(mode=0o700, exist_ok=True)
+
+
+def check_apart(path: Path, validator_dir: Path) -> None:
+    """Raises SettingsError if this data directory is the validator's own, or in a folder that it writes.
+
+    Any other folder in its checkout will do: there is the default one if the server is started there.
+    """
+    place, checkout = path.expanduser().resolve(), validator_dir.expanduser().resolve()
+    above = (place, *place.parents)
+    if place == checkout or any(checkout / folder in above for folder in _WRITTEN_BY_VALIDATORS):
+        sentence = f"--data-dir {path} belongs to the validator, and the server writes nothing there"
+        raise SettingsError(f"{sentence}; choose another, such as {checkout / '.ptn'}", code="data_dir")
 
 
 def check_validator_dir(path: Path) -> None:

@@ -21,6 +21,7 @@ from ptn_api.access import find_key_file, key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import PTNError, SettingsError
+from ptn_api.file_version import user_name
 from ptn_api.http.acceptor import BACKLOG
 from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.certificate import Certificate
@@ -31,8 +32,10 @@ from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
 from ptn_api.process.supervisor import Supervisor
 
-__all__ = ["listen", "listen_again", "serve"]
+__all__ = ["listen", "listen_again", "port_holder", "serve"]
 
+_LISTENING = "0A"
+_LONGEST_COMMAND = 300
 _IN_THE_CLEAR = (
     "listening beyond this machine without TLS: give --tls-cert and --tls-key, or let only a TLS proxy "
     "reach the ports"
@@ -112,6 +115,7 @@ def _prepare(settings: Settings) -> Settings:
         Path(path).expanduser().absolute()
         for path in (settings.data_dir, settings.tls_cert, settings.tls_key)
     )
+    settings.check()
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.rest.trusted_proxies)
     CrossOrigin(settings.rest.cors_origins)
@@ -138,8 +142,6 @@ def _prepare(settings: Settings) -> Settings:
     elif settings.api_keys_file:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:
-        if settings.validator_dir or settings.checkpoint:
-            raise SettingsError("--demo simulates a validator: omit --validator-dir and --checkpoint")
         changes["validator_dir"] = str(data_dir / DEMO_VALIDATOR)
         keys = Path(changes.get("api_keys_file") or key_file_places("")[0])
         if not keys.exists():
@@ -180,6 +182,8 @@ def listen(host: str, port: int, *, host_flag: str, port_flag: str, shared: bool
                         words.append(f"VALIDATOR_DIR={shlex.quote(validator_dir)}")
                     free = " ".join([*words, f'ARGS="{free}"'])
                 sentence = f"cannot listen on {host} port {port}: {error.strerror}"
+                if error.errno == errno.EADDRINUSE and (holder := port_holder(port)):
+                    sentence += f" by {holder}"
                 remedy = f"choose another with {port_flag}, or any free ones: {free}"
                 raise SettingsError(f"{sentence}; {remedy}", code="port_in_use") from None
             raise SettingsError(
@@ -211,3 +215,32 @@ def listen_again(listener: socket.socket) -> socket.socket:
         on_error.pop_all()
     another.setblocking(False)
     return another
+
+
+def port_holder(port: int) -> str:
+    """The user that listens on the port, and the process if this user may see it; empty if unknown."""
+    inodes: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            rows = [row.split() for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+            inodes |= {
+                row[9]: int(row[7])
+                for row in rows
+                if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
+            }
+    if not inodes:
+        return ""
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    processes: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # ended, or of another user
+            if any(os.readlink(link) in sockets for link in folder.iterdir()):
+                processes.append(int(folder.parent.name))
+    user = user_name(next(iter(inodes.values())))
+    if not processes:
+        return user
+    first = min(processes)  # the supervisor; its children inherit the socket
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{first}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{user}, process {first}: {command.strip()[:_LONGEST_COMMAND]}"
+    return f"{user}, process {first}"

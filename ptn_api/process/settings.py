@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
@@ -26,6 +27,7 @@ from ptn_api.options import (
     StopTimeout,
     setting,
 )
+from ptn_api.process.data_dir import check_apart
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
 
@@ -165,6 +167,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamOptions = StreamOptions()
     simulator: SimulatorOptions = SimulatorOptions()
     cluster_options: ClusterOptions = ClusterOptions()
+
+    def check(self) -> None:
+        """Raises SettingsError if two settings contradict each other."""
+        if self.demo and (self.validator_dir or self.checkpoint):
+            raise SettingsError("--demo simulates a validator: omit --validator-dir and --checkpoint")
+        if self.validator_dir and self.checkpoint:
+            raise SettingsError("--checkpoint is served instead of a directory: omit --validator-dir")
+        hosts = {self.api_host, self.api_ws_host or self.api_host}
+        overlap = len(hosts) == 1 or hosts & {"0.0.0.0", "::"}  # noqa: S104 - compared
+        has_both = "rest" in self.processes and "stream" in self.processes
+        if self.api_rest_port == self.api_ws_port > 0 and overlap and has_both:
+            raise SettingsError(
+                f"REST and the WebSocket cannot share port {self.api_rest_port}: give --api-rest-port and "
+                "--api-ws-port different ones"
+            )
+        if self.validator_dir:
+            check_apart(Path(self.data_dir), Path(self.validator_dir))
 
     def chosen_processes(self) -> tuple[str, ...]:
         """The processes of this machine, in the order of their start. Raises SettingsError.

@@ -269,7 +269,11 @@ class Supervisor:
                 continue
             problem, count = PROBLEMS[code], present[code].count
             log = logger.warning if problem.severity == "degraded" else logger.error
-            log("problem", code=code, reason=problem.sentence, remedy=problem.remedy, count=count)
+            settings = self._settings
+            remedy = problem.remedy_for(
+                cluster=bool(settings.cluster_options.servers), data_dir=settings.data_dir
+            )
+            log("problem", code=code, reason=problem.sentence, remedy=remedy, count=count)
             self._logged[code], self._logged_ms[code] = present[code], now
         for code in self._logged.keys() - present.keys():
             logger.info("problem_ended", code=code, lasted_ms=wall_ms() - self._logged.pop(code).since_ms)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ptn_api.options import SECTIONS
-from ptn_api.process.settings import SETTINGS
+from ptn_api.process.data_dir import check_apart
+from ptn_api.process.settings import SETTINGS, load_settings
 from tests.cli.ptn import Ptn
 from tests.live import ROOT, bare_environment
 from tests.waiting import PATIENCE_S
@@ -86,9 +87,63 @@ def test_doctor_names_the_option_of_an_address_that_is_not_local(stranger: Ptn) 
     assert line.endswith("choose another with --api-ws-host")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--demo", "--validator-dir=v"), "--demo simulates a validator: omit"),
+        (("--demo", "--checkpoint=c.json"), "--demo simulates a validator: omit"),
+        (("--validator-dir=v", "--checkpoint=c.json"), "omit --validator-dir"),
+        (
+            ("--demo", "--api-rest-port=9000", "--api-ws-port=9000"),
+            "REST and the WebSocket cannot share port 9000",
+        ),
+        (("--demo", "--api-rest-port=8765", "--api-ws-host=0.0.0.0"), "cannot share port 8765"),
+    ],
+)
+def test_settings_that_contradict_each_other(stranger: Ptn, arguments: tuple[str, ...], said: str) -> None:
+    """Wrong usage, before anything starts; none of them is ignored. The doctor says the same."""
+    ended = stranger("serve", *arguments)
+    assert (ended.status, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)
+    assert said in ended.stderr
+    assert re.search(
+        rf"^bad   settings .*{re.escape(said)}", stranger("doctor", *arguments).stdout, re.MULTILINE
+    )
+
+
+def test_the_same_port_on_two_addresses() -> None:
+    """They do not conflict; neither do free ports."""
+    load_settings({"api_rest_port": 9000, "api_ws_port": 9000, "api_ws_host": "127.0.0.2"}, {}).check()
+    load_settings({"api_rest_port": 0, "api_ws_port": 0}, {}).check()
+
+
+@pytest.mark.parametrize("data_dir", ["", "validation", "validation/miners/data", "link/runnable/data"])
+def test_a_data_directory_of_the_validator(stranger: Ptn, tmp_path: Path, data_dir: str) -> None:
+    """The server writes nothing there; in a checkout, the default directory stays possible."""
+    checkout = tmp_path / "validator"
+    (checkout / "validation" / "miners").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(checkout)
+    place = tmp_path / data_dir if data_dir.startswith("link") else checkout / data_dir
+    arguments = (f"--validator-dir={checkout}", f"--data-dir={place}")
+    before = sorted(checkout.rglob("*"))
+    ended = stranger("serve", *arguments)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert f"--data-dir {place} belongs to the validator" in ended.stderr
+    assert f"bad   settings    --data-dir {place} belongs to" in stranger("doctor", *arguments).stdout
+    assert sorted(checkout.rglob("*")) == before
+    check_apart(checkout / ".ptn", checkout)
+    check_apart(tmp_path, checkout)
+
+
 def test_resync_wants_a_confirmation_and_a_data_directory(stranger: Ptn, tmp_path: Path) -> None:
     ended = stranger("resync")
     assert (ended.status, "--accept-removals" in ended.stderr) == (2, True)
     ended = stranger("resync", "--accept-removals", f"--data-dir={tmp_path / 'missing'}")
     assert (ended.status, "--data-dir" in ended.stderr) == (2, True)
-    assert stranger("resync", "--accept-removals", f"--data-dir={tmp_path}").status == 0
+
+
+def test_resync_without_a_server_leaves_no_consent(stranger: Ptn, tmp_path: Path) -> None:
+    """It would be taken for consent to what is missing at some later start."""
+    ended = stranger("resync", "--accept-removals", f"--data-dir={tmp_path}")
+    assert (ended.status, ended.stdout) == (4, "")
+    assert f"no server runs on {tmp_path}" in ended.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -196,3 +196,20 @@ def test_the_status(ptn: Ptn, options: ClusterOptions, tmp_path: Path) -> None:
     ]
     for own_id in ("0a0a", "0b0b"):  # where names are equal
         assert f"web-1 ({own_id})\t7\t12 ms\trest\tactive, term 3" in table
+
+
+def test_the_status_without_a_majority(ptn: Ptn, tmp_path: Path) -> None:
+    """It names the servers that are left and those to start."""
+    with nats_servers(tmp_path / "nats") as servers:
+        known = {"PTN_CLUSTER": servers.urls}
+        assert ptn("cluster", "init", **known).status == 0
+        left, *killed = servers
+        for server in killed:
+            server.kill()
+        ended = ptn("cluster", "status", **known)
+        assert (ended.status, ended.stdout) == (4, "")
+        for said in ("only 1 of 3", f"(127.0.0.1:{left.port})", *(f"127.0.0.1:{one.port}" for one in killed)):
+            assert said in ended.stderr
+        left.kill()
+        ended = ptn("cluster", "status", **known)
+        assert (ended.status, "None of the 3" in ended.stderr) == (4, True)

@@ -31,12 +31,14 @@ from ptn_api.errors import (
 from ptn_api.event_log import PositionRemoved, open_reader, open_writer
 from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.schema import SCHEMA_VERSION
+from ptn_api.intake.directory import other_validator
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
 from tests.event_log.reading import NOW, numbers
 from tests.event_log.test_sqlite_writer import file_size_limit
 from tests.factories import MINER, T0, order, position, uuid, written
+from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import until
 
 
@@ -311,6 +313,31 @@ def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Pa
     copy.close()
 
 
+def test_a_copy_that_is_behind_waits_for_a_leader(cluster: Cluster, tmp_path: Path) -> None:
+    """A server without one answers no reads for seconds, and then does again: the problem ends only once."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    read, last = cluster.broker.read, cluster.broker.last
+
+    def refuse(*_: int) -> Any:
+        raise BrokerError("no answer")
+
+    cluster.broker.read = cluster.broker.last = refuse  # type: ignore[method-assign]
+    for seconds in range(1, 13):
+        now = 1_000_000 + 1_000 * seconds
+        copy.hear(beat)
+        if seconds == 7:
+            cluster.broker.read = read  # type: ignore[method-assign]
+        with pytest.raises(BrokerError):
+            copy.confirm()
+    cluster.broker.last = last  # type: ignore[method-assign]
+    assert copy.confirm()
+    copy.close()
+
+
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     """A lagging server, or one that lost entries: the copy stays as it is and is not complete meanwhile."""
     append(cluster, 1, 2)
@@ -327,6 +354,19 @@ def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     cluster.broker.entries = entries
     assert cluster.copy.confirm()
     assert not cluster.copy.broker_behind
+
+
+def test_a_copy_does_not_follow_another_validator(cluster: Cluster, tmp_path: Path) -> None:
+    """Deleting it would be no remedy: it would be made again."""
+    append(cluster, 1, 2, 3, 4, 5)
+    assert cluster.copy.confirm()
+    validator = ValidatorDir(tmp_path / "validator")
+    assert other_validator(cluster.copy, "D", validator.path) == ""
+    validator.write(position(50, [order(50)]))
+    refusal = other_validator(cluster.copy, "D", validator.path)
+    assert refusal.startswith("D holds the log of another validator, with none of the 1 positions in ")
+    assert "the cluster's validator" in refusal
+    assert "delete" not in refusal
 
 
 # --- where a copy stops -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -203,6 +204,7 @@ def test_a_file_that_an_event_finds_unreadable_is_skipped_alone(
     assert tree.files.refused == 0
     output = capsys.readouterr().out
     assert (output.count("position_file_skipped"), output.count("folder_skipped")) == (1, 0)
+    assert f"file={(leaf / 'loop').relative_to(validator.path)}" in re.sub("\x1b.*?m", "", output)
 
 
 def test_a_known_file_that_an_event_finds_unreadable_is_not_absent(

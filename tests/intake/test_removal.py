@@ -12,7 +12,7 @@ import pytest
 
 from ptn_api.errors import SettingsError
 from ptn_api.event_log.contract import Document
-from ptn_api.intake.removal import RemovalGuard, request_resync
+from ptn_api.intake.removal import RemovalGuard, request_resync, resync_requested
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import NEVER_MS, PERIODS, WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir
@@ -180,6 +180,20 @@ async def test_a_mass_removal_is_held_back_after_a_restart_too(validator: Valida
     for n in range(3):
         validator.delete_miner(f"miner{n}")
     async with running(data, validator) as intake:
+        await intake.until(lambda: _is_stale(intake, "mass_removal"))
+        assert len(intake.state()) == 60
+
+
+async def test_consent_of_an_earlier_run_is_void(validator: ValidatorDir, data: Path) -> None:
+    """What is missing now is not what the operator agreed to."""
+    _many(validator)
+    async with running(data, validator):
+        pass
+    request_resync(data)
+    for n in range(3):
+        validator.delete_miner(f"miner{n}")
+    async with running(data, validator) as intake:
+        assert not resync_requested(data)
         await intake.until(lambda: _is_stale(intake, "mass_removal"))
         assert len(intake.state()) == 60
 

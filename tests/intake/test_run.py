@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ptn_api.errors import SettingsError
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, EventLogWriter, Head, PositionWritten
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.run import run_intake
-from tests.factories import order, position, uuid
+from tests.factories import MINER, order, position, uuid
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
 
@@ -169,3 +170,79 @@ async def test_the_log_is_pruned_periodically(data: Path) -> None:
 
     async with running(data, wrap=lambda log: Pruned(log), prune_ms=10) as intake:  # type: ignore[arg-type,return-value]
         await intake.until(lambda: len(pruned) > 2)
+
+
+async def _with_log_of(validator: ValidatorDir, data: Path, count: int = 5) -> None:
+    for n in range(count):
+        validator.write(position(n, [order(n)]))
+    async with running(data, validator):
+        pass
+
+
+async def test_the_log_of_another_validator_is_refused(
+    validator: ValidatorDir, data: Path, tmp_path: Path
+) -> None:
+    """Nothing of the directory is appended, and its first validator can go on with the log, elsewhere too."""
+    await _with_log_of(validator, data)
+    other = ValidatorDir(tmp_path / "other")
+    for n in range(10, 13):
+        other.write(position(n, [order(n)]))
+    with pytest.raises(
+        SettingsError, match=r"^--data-dir .*data holds .* none of the 3 positions in .*other;"
+    ):
+        async with running(data, other):
+            pass
+    validator.path.rename(tmp_path / "moved")
+    async with running(data, ValidatorDir(tmp_path / "moved")) as intake:
+        assert intake.events() == []
+        assert len(intake.state()) == 5
+        assert intake.log.removed(0) == []
+
+
+async def _keep_one(validator: ValidatorDir, data: Path) -> None:
+    validator.delete_miner(MINER)
+    validator.write(position(3, [order(3)]))
+
+
+async def _archive(validator: ValidatorDir, data: Path) -> None:
+    for n in range(5):
+        validator.archive(position(n, [order(n)]))
+
+
+async def _bring_back(validator: ValidatorDir, data: Path) -> None:
+    """After a removal that was seen, new positions and an old one."""
+    old = position(5, [order(5)])
+    validator.write(old)
+    async with running(data, validator) as intake:
+        validator.delete(old)
+        await intake.until(lambda: len(intake.state()) == 5)
+    validator.delete_miner(MINER)
+    validator.write(old)
+
+
+async def _delete_all(validator: ValidatorDir, data: Path) -> None:
+    validator.delete_miner(MINER)
+
+
+@pytest.mark.parametrize("change", [_keep_one, _archive, _bring_back, _delete_all])
+async def test_the_directory_may_change_while_the_server_is_down(
+    change: Callable[[ValidatorDir, Path], Awaitable[None]], validator: ValidatorDir, data: Path
+) -> None:
+    """One position in common is enough, archived and removed ones too; and an empty one may be filled."""
+    await _with_log_of(validator, data)
+    await change(validator, data)
+    added = order(20) if change is not _delete_all else None
+    if added is not None:
+        validator.write(position(20, [added]))
+    async with running(data, validator) as intake:
+        if added is not None:
+            await intake.until(lambda: added["order_uuid"] in intake.announced())
+
+
+async def test_a_log_with_few_positions_may_be_continued(validator: ValidatorDir, data: Path) -> None:
+    """A small validator may have replaced all of them."""
+    await _with_log_of(validator, data, 4)
+    validator.delete_miner(MINER)
+    validator.write(position(20, [order(20)]))
+    async with running(data, validator) as intake:
+        await intake.until(lambda: intake.announced() == [order(20)["order_uuid"]])

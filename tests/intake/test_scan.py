@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ptn_api import file_version
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
@@ -141,6 +142,23 @@ def test_a_missing_root_keeps_the_list_of_miners(scan: Scan) -> None:
     os.rename(away, scan.validator.miners)
     scan.scan()
     assert miners(scan.scanner.finish_sweep()) == []
+
+
+def test_consent_is_used_once(scan: Scan, data: Path) -> None:
+    """It waits for confirmation, without a log line meanwhile, and does not cover what vanishes later."""
+    count = 3 * BATCH
+    for n in range(count):
+        scan.validator.file(position(n, [])).unlink()
+    request_resync(data)
+    with capture_logs() as logs:
+        assert scan.sweep() == []
+        assert (logs, resync_requested(data)) == ([], True)
+        scan.now_ms = 10
+        assert len(scan.sweep()) == count
+    assert logs == [
+        {"event": "removals_accepted", "log_level": "warning", "removed": count, "pending": 0},
+    ]
+    assert not resync_requested(data)
 
 
 def test_consent_to_a_mass_removal_is_used_up_by_a_missing_root(scan: Scan, data: Path) -> None:

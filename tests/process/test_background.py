@@ -6,10 +6,14 @@ import asyncio
 import gc
 import time
 import weakref
+from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from ptn_api.access import KeyFile, KeyRing
 from ptn_api.histogram import Histogram
 from ptn_api.problems import ProblemRegister
-from ptn_api.process.background import collect_garbage, watch_loop
+from ptn_api.process.background import collect_garbage, read_keys, watch_loop
 from ptn_api.tasks import cancel_and_wait
 from tests.waiting import PATIENCE_S, until_async
 
@@ -60,3 +64,20 @@ async def test_only_the_background_task_makes_full_collections() -> None:
         gc.callbacks.remove(count)
         await cancel_and_wait([task])
     assert gc.get_threshold() == before
+
+
+async def test_a_key_file_that_is_removed_is_one_warning(tmp_path: Path) -> None:
+    """Its keys are revoked at the second look, and no line claims that keys were read."""
+    path, ring = tmp_path / "keys.json", KeyRing()
+    path.write_text('{"alice": "alices-secret-key"}')
+    key_file = KeyFile(path, ring)
+    with capture_logs() as logs:
+        await read_keys(key_file, report_entries=False)
+        path.unlink()
+        for _ in range(3):
+            await read_keys(key_file, report_entries=False)
+    assert len(ring) == 0
+    assert [(line["event"], line.get("code")) for line in logs if line["event"] != "keys_exposed"] == [
+        ("keys_read", None),
+        ("keys_not_read", "no_key_file"),
+    ]

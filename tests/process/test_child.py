@@ -98,6 +98,20 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         assert all(line.startswith("config ") for line in lines())
 
 
+async def test_a_process_that_is_ready_again_is_logged(tmp_path: Path) -> None:
+    """After each end, which is logged too; not when it is ready for the first time."""
+    record = tmp_path / "pids"
+    code = TELL + f"open({str(record)!r}, 'w').write(str(os.getpid()))\n" + READY + SLEEP
+    with structlog.testing.capture_logs() as logs:
+        async with running(code) as child:
+            await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
+            os.kill(int(record.read_text()), signal.SIGKILL)
+            await until_async(lambda: "process_ready" in [line["event"] for line in logs])
+    told = [line["event"] for line in logs if line["log_level"] != "debug"]
+    assert told[:2] == ["process_ended", "process_ready"]  # then it is stopped
+    assert {line["child"] for line in logs} == {child.name}
+
+
 async def test_nothing_is_sent_before_the_configuration(tmp_path: Path) -> None:
     """Health reports go to every child, also to one that is just being started."""
     first = tmp_path / "first"

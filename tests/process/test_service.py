@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 
@@ -18,7 +19,9 @@ def test_a_taken_port_is_a_clear_error() -> None:
     flags = {"host_flag": "--api-host", "port_flag": "--api-rest-port"}
     with contextlib.closing(listen("127.0.0.1", 0, **flags)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"port {port}.*--api-rest-port") as caught:
+        with pytest.raises(
+            SettingsError, match=f"port {port}.* process {os.getpid()}: .*--api-rest-port"
+        ) as caught:
             listen("127.0.0.1", port, **flags)
         assert caught.value.code == "port_in_use"
         assert taken.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0

@@ -20,10 +20,11 @@ from websockets.exceptions import WebSocketException
 
 from ptn_api.client import Gap, PositionMirror, Stream, Timing
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.intake.removal import request_resync
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from tests import factories
 from tests.chaos import ChaosProxy
+from tests.cli.ptn import Ptn
+from tests.live import bare_environment
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
@@ -240,13 +241,18 @@ def test_a_directory_that_lost_most_is_held_back_until_accepted(
             ).json()
             return len(answer[factories.MINER]["positions"])
 
+        ptn = Ptn(data_dir.parent, bare_environment(data_dir.parent))
+        ended = ptn("resync", "--accept-removals", f"--data-dir={data_dir}")
+        assert (ended.status, "holds no removals back" in ended.stderr) == (1, True)
         left = change(validator.root / "validation" / "miners")
         until(lambda: health(server)["source"]["reason"] == "mass_removal")  # and not gone for a moment
         validator.place()
         follower.wait_for(1)
         until(lambda: served() == 61)
         assert problems(server) != []
-        request_resync(data_dir)
+        remedy = f"ptn resync --accept-removals --data-dir {data_dir}"
+        until(lambda: remedy in server.log.read_text(), what="the remedy, ready to be pasted")
+        assert ptn(*remedy.split()[1:]).status == 0
         until(lambda: served() == left + 1)
         until(lambda: problems(server) == [])
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ptn_api.cli import serve as serve_command
+from ptn_api.process.service import port_holder
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.simulator import Simulator
 from tests.live import ROOT, bare_environment
@@ -214,7 +215,7 @@ def test_a_taken_port_is_one_line_on_a_terminal(
         arguments = ("serve", "--demo", f"--api-rest-port={port}")
         with on_terminal(tmp_path, *arguments, **{"MAKELEVEL": ""} | variables) as server:
             assert server.process.wait(60) == 1
-            reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use"
+            reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use by {port_holder(port)}"
             line = f"ptn: {reason}; choose another with --api-rest-port, {remedy}\n"
             until(lambda: server.shown.endswith("\n"))
     assert server.shown.endswith(line)

@@ -14,6 +14,10 @@ import psutil
 import pytest
 import requests
 
+from ptn_api.cli.doctor import diagnose
+from ptn_api.event_log import open_reader
+from ptn_api.process.settings import load_settings
+from tests import factories
 from tests.system.api import ROOT, api
 from tests.system.validator import Validator
 from tests.waiting import PATIENCE_S, until
@@ -276,6 +280,30 @@ def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Pat
         assert (result.returncode, "validator's log" in result.stderr) == (1, whose == "real")
         assert "--data-dir holds a" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_the_log_of_another_validator(
+    validator: Validator, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The start is refused in one line, and the doctor says the same; nothing is announced or removed."""
+    for _ in range(5):
+        validator.place()
+    with api(data_dir, validator_dir=validator.root):
+        pass
+    other = Validator(tmp_path / "other")
+    other.write(factories.position(50, [factories.order(50)]))
+    settings = {"validator_dir": str(other.root), "data_dir": str(data_dir)}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    result = run("--serve", *arguments, "--api-rest-port=0", "--api-ws-port=0", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = [line for line in result.stderr.splitlines() if '"level": "error"' in line]
+    for said in (str(data_dir), str(other.root), "another validator", "log.sqlite3*", "DATA_DIR"):
+        assert said in line
+    diagnose(load_settings(settings | {"api_rest_port": 0, "api_ws_port": 0}, {}))
+    assert f"bad   data        {data_dir} holds the log of another validator" in capsys.readouterr().out
+    with contextlib.closing(open_reader(data_dir)) as log:
+        assert log.read(log.floor() - 1, 10) == []
+        assert (log.removed(0), len(list(log.positions()))) == ([], 5)
 
 
 def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:

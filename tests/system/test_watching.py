@@ -279,7 +279,9 @@ def test_doctor_finds_each_problem(tmp_path: Path) -> None:
         )
     assert code == 1
     for words in (
-        f"port {port}: Address already in use; choose another with --api-rest-port",
+        f"port {port}: Address already in use by ",
+        f", process {os.getpid()}: ",
+        "; choose another with --api-rest-port",
         f"{keys}:2:",
         "chmod o-rw",
         "is not a directory that this user can write",

@@ -114,7 +114,10 @@ def _problem_rows(health: Health) -> Iterator[Sequence[Any]]:
         trouble = health.details.get(code)
         known = PROBLEMS.get(code)  # type: ignore[call-overload]  # a newer server may have others
         since, count = (None, None) if trouble is None else (trouble.since_ms, trouble.count)
-        sentences = (None, None, None) if known is None else (known.severity, known.sentence, known.remedy)
+        sentences: tuple[str | None, ...] = (None, None, None)
+        if known is not None:
+            remedy = known.remedy_for(cluster=health.cluster is not None)
+            sentences = (known.severity, known.sentence, remedy)
         yield (code, sentences[0], since, count, *sentences[1:])
 
 
