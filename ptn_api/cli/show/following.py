@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ from ptn_api.cli.client import open_client
 from ptn_api.cli.show.choices import matching_hotkey
 from ptn_api.client.arguments import as_list
 from ptn_api.errors import ServerUnreachableError
+from ptn_api.summary import wrapped
 
 if TYPE_CHECKING:
     from ptn_api.client.connection import StreamState
@@ -75,13 +73,12 @@ def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
         away = addresses
         known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
         for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
-            if name not in printed:
+            ends = code == "login_refused" and not state.servers  # the command, with an error about the key
+            if name not in printed and not ends:
                 text = f"{prefix}: {sentence.removesuffix('.')} ({code})."
                 if sys.stderr.isatty():  # the remedy on a line below
-                    width = min(shutil.get_terminal_size().columns, 100)
-                    wrap = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
-                    text = wrap(text, subsequent_indent="  ")
-                    remedy = wrap(f"{remedy}.", initial_indent="  ", subsequent_indent="  ")
+                    text = wrapped(text, sys.stderr, indent="  ", widest=100)
+                    remedy = wrapped(f"{remedy}.", sys.stderr, first="  ", indent="  ", widest=100)
                     print(text, remedy, sep="\n", file=sys.stderr)
                 else:
                     print(f"{text} {remedy}.", file=sys.stderr)
