@@ -34,7 +34,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.client import calls
 from ptn_api.client.arguments import ALL, NO_KEY, Choice, Time, optional_api_key
 from ptn_api.client.calls import Call
-from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
+from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note, redirect_text, tls_text
 from ptn_api.client.tables.columns import Rows
 from ptn_api.clock import wall_ms
 from ptn_api.errors import (
@@ -186,6 +186,8 @@ def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientE
     # Of the statuses 401 and 403 only the API's own are about the key; others are a proxy's.
     if not body.error:
         return APIStatusError(foreign_text(status, outcome.headers) + proxy, status=status, code="foreign")
+    if status == 403 and (remedy := tls_text(url, body.error)):
+        return APIStatusError(remedy, status=status, code="foreign")
     # Without a key the server's message would be about an invalid one.
     if status == 401 and "authorization" not in outcome.request.headers:
         return AuthenticationError(NO_KEY, code="no_key", status=401)
