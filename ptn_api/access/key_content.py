@@ -30,21 +30,30 @@ class KeyFileProblem(NamedTuple):
     sentence: str
 
 
+class _UnknownField(NamedTuple):
+    line: int
+    user: str
+    name: str
+
+
 @dataclass
 class KeyFileContent:
     """The keys that a file grants, and what the server reports about it."""
 
     grants: list[Grant] = field(default_factory=list)
     problems: list[KeyFileProblem] = field(default_factory=list)
-    ignored: list[KeyFileProblem] = field(default_factory=list)
-    """Fields that the server does not know, in entries that it uses."""
+    unknown: list[_UnknownField] = field(default_factory=list)
+    """Fields that are ignored."""
     left_out: int = 0
     """Number of users whose entry cannot be used."""
 
-    @property
-    def all_problems(self) -> list[KeyFileProblem]:
-        """By line, including the fields that are ignored."""
-        return sorted(self.problems + self.ignored)
+    def all_problems(self, *, named: bool) -> list[KeyFileProblem]:
+        """Returns also the unknown fields, by line; if `named`, with their names, which may be keys."""
+        unknown = [
+            KeyFileProblem(line, f"{user}: unknown field" + f' "{printable(name)}"' * named)
+            for line, user, name in self.unknown
+        ]
+        return sorted(self.problems + unknown)
 
 
 def parse_keys(content: bytes) -> KeyFileContent:
@@ -75,7 +84,7 @@ def check_keys(content: bytes) -> list[KeyFileProblem]:
             pass
     except json.JSONDecodeError as error:
         parsed.problems.append(KeyFileProblem(error.lineno, f"not a JSON object: {error.msg}"))
-    return parsed.all_problems
+    return parsed.all_problems(named=True)
 
 
 def short_keys(grants: Iterable[Grant]) -> list[str]:
@@ -128,8 +137,7 @@ def _parse(text: str, parsed: KeyFileContent) -> Iterator[None]:
             sentence = f"{user}: {name} occurs more than once; the last one counts"
             parsed.problems.append(KeyFileProblem(lines.get(name, line), sentence))
         for name in unknown:
-            sentence = f'{user}: unknown field "{printable(name)}"'
-            parsed.ignored.append(KeyFileProblem(lines[name], sentence))
+            parsed.unknown.append(_UnknownField(lines[name], user, name))
         repeated.clear()
         usable = not any(fault.fatal for fault in faults)
         entries[alias] = (line, grants_of(alias, entry) if usable else [])

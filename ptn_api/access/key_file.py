@@ -159,7 +159,7 @@ class KeyFile:
         self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
             return False
-        self.entry_problems = parsed.all_problems
+        self.entry_problems = parsed.all_problems(named=False)
         self._ring.replace(parsed.grants, left_out=parsed.left_out)
         self.reloads["read"] += 1
         return True

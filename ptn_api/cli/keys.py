@@ -409,7 +409,7 @@ def list_(keys: _Keys, view: View, data_dir: DataDir = DATA_DIR) -> None:
         Column("last_seen", "last seen (UTC)", DAY_AND_TIME),
     )
     print_table(Table(columns, rows, f"keys in {keys}"), view)
-    if problems := parsed.all_problems:
+    if problems := parsed.all_problems(named=False):
         counts = f"{counted(len(problems), f'problems in {keys}')}, entries left out: {parsed.left_out}"
         typer.echo(f"ptn: warning: {counts}; see `ptn keys check`", err=True)
     keys.warn_if_exposed()

@@ -98,7 +98,7 @@ class Simulator:
         on_action: Callable[[Action], None] | None = None,
     ) -> None:
         self.directory = directory
-        note = self._read_note()
+        note = _note_in(self.directory)
         if note.complete:
             options = msgspec.structs.replace(options, network=note.network)
         self.options = options
@@ -147,7 +147,7 @@ class Simulator:
         `progress` gets the numbers of miners that are built, and of all. Raises SettingsError if the
         directory has files that no simulator wrote.
         """
-        if self._read_note().complete:
+        if _note_in(self.directory).complete:
             self.load(now_ms)
         else:
             self.build(now_ms, stop=stop, progress=progress)
@@ -201,7 +201,7 @@ class Simulator:
 
         Raises SettingsError if the directory holds no complete simulation.
         """
-        note = self._read_note()
+        note = _note_in(self.directory)
         if not note.complete:
             raise SettingsError(f"{self.directory} holds no simulation to resume")
         note.runs += 1
@@ -286,9 +286,6 @@ class Simulator:
     def _hotkey(self, number: int) -> str:
         make = make_synthetic_hotkey if self.options.network == "today" else make_hotkey
         return make(self.options.seed, number)
-
-    def _read_note(self) -> _Note:
-        return _note_in(self.directory)
 
     def _write_note(self, note: _Note) -> None:
         self._files.write_document(_NOTE, msgspec.json.encode(note))

@@ -149,7 +149,10 @@ def test_problems_are_counted_as_they_are_printed(ptn: Ptn, path: Path) -> None:
     assert len(ptn("keys", "check").lines) == 2
     key_file = KeyFile(path, KeyRing())
     key_file.refresh()
-    assert [*key_file.entry_problems] == check_keys(path.read_bytes())
+    checked = check_keys(path.read_bytes())
+    assert [problem.line for problem in key_file.entry_problems] == [problem.line for problem in checked]
+    assert any(problem.sentence == 'user "alice": unknown field' for problem in key_file.entry_problems)
+    assert any(problem.sentence.endswith('unknown field "colour"') for problem in checked)
     path.write_text(json.dumps({"alice": entry | {"tier": 30}}))
     assert "1 problem in" in ptn("keys", "list").stderr
 

@@ -220,7 +220,7 @@ def test_simulating_again_tells_what_is_there(
         ),
     ],
 )
-def test_a_taken_port_is_one_line_on_a_terminal(
+def test_a_taken_port_is_one_sentence_on_a_terminal(
     tmp_path: Path, variables: dict[str, str], remedy: str
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -229,10 +229,10 @@ def test_a_taken_port_is_one_line_on_a_terminal(
         with on_terminal(tmp_path, *arguments, **{"MAKELEVEL": ""} | variables) as server:
             assert server.process.wait(60) == 1
             reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use"
-            line = f"ptn: {reason}; choose another with --api-rest-port, {remedy}\n"
+            sentence = f"ptn: {reason}; choose another with --api-rest-port, {remedy}"
             until(lambda: server.shown.endswith("\n"))
-    assert server.shown.endswith(line)
-    assert server.shown.count("\n") == 1
+    assert " ".join(server.shown.split()) == sentence
+    assert max(map(len, server.shown.splitlines())) <= 80
 
 
 def test_the_server_without_its_dependencies(tmp_path: Path) -> None:
