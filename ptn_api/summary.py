@@ -1,4 +1,4 @@
-"""Short descriptions of large values, for a Python prompt and for notebooks.
+"""Short descriptions of large values, for a Python prompt and for notebooks, and lines that fit a terminal.
 
 A class that `summarised` decorates has a method `_summary`, and gets `__repr__` and `_repr_html_` from it.
 Hotkeys and names come from other people: every cell is escaped and cut.
@@ -6,12 +6,15 @@ Hotkeys and names come from other people: every cell is escaped and cut.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 __all__ = [
     "ROWS",
@@ -23,6 +26,7 @@ __all__ = [
     "number",
     "summarised",
     "time_text",
+    "wrapped",
 ]
 
 T = TypeVar("T")
@@ -99,13 +103,34 @@ def summarised(cls: type[T]) -> type[T]:
 def counted(count: int, things: str) -> str:
     """The number with its noun: "2 closed positions of 5Ent", and of one, "1 closed position of 5Ent".
 
-    `things` begins with the plural, which ends before the first " of ", " in ", comma or semicolon.
+    `things` begins with the plural, which ends before " of ", " in ", " since ", a comma or a semicolon.
     """
     if count != 1:
         return f"{count:,} {things}"
-    noun = re.split(" of | in |[,;]", things, maxsplit=1)[0]
-    singular = f"{noun[:-3]}y" if noun.endswith("ies") else noun.removesuffix("s")
+    noun = re.split(" of | in | since |[,;]", things, maxsplit=1)[0]
+    singular = re.sub(r"ies\b", "y", re.sub(r"((?<=ss)e)?(?<!ie)s\b", "", noun)).replace(" and ", " or ")
     return f"1 {singular}{things[len(noun) :]}"
+
+
+def wrapped(text: str, stream: TextIO, *, first: str = "", indent: str = "", widest: int = 10_000) -> str:
+    """The line as the stream should get it: on a terminal, broken between words at its width or `widest`.
+
+    `first` precedes the first line, `indent` the others. A word that is longer than a line stays whole, and
+    so does the line on a terminal that does not report its width.
+    """
+    columns, width = os.environ.get("COLUMNS", ""), 0
+    with contextlib.suppress(OSError):
+        width = int(columns) if columns.isdecimal() else os.get_terminal_size(stream.fileno()).columns
+    if width == 0 or not stream.isatty():
+        return first + text
+    return textwrap.fill(
+        text,
+        min(width, widest),
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def number(value: float | None, form: str = "g") -> str:

@@ -111,7 +111,7 @@ class Demo:
         flags = [f"--{name}={getattr(self.options, name)}" for name in ("miners", "positions")]
         flags.append(f"--orders-per-minute={self.options.orders_per_minute}")
         simulator = self.start("validator", [PTN, "simulate", validator, "--live", *flags])
-        self.wait_for(lambda: "miners x" in simulator.text(), simulator)
+        self.wait_for(lambda: f"{validator}: " in simulator.text(), simulator)
         made = self.start("init", [PTN, "cluster", "init", "--cluster", servers, "--monitors", monitors])
         self.wait_for(lambda: not made.runs)
         self.programs.remove(made)

@@ -1,6 +1,6 @@
 """Access: the key file, the ring of valid keys, rate limits, client addresses and usage records."""
 
-from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, check_keys, parse_keys
+from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, check_keys, parse_keys, short_keys
 from ptn_api.access.key_edit import (
     Entries,
     KeyStore,
@@ -11,7 +11,15 @@ from ptn_api.access.key_edit import (
     rotate_key,
     write_key_file,
 )
-from ptn_api.access.key_file import KeyFile, exposed_to, find_key_file, key_file_places, read_key_file
+from ptn_api.access.key_file import (
+    KeyFile,
+    exposed_to,
+    find_key_file,
+    key_file_places,
+    load_key_file,
+    missing_key_file,
+    read_key_file,
+)
 from ptn_api.access.key_ring import Grant, KeyHolder, KeyRing, fingerprint
 
 __all__ = [
@@ -30,10 +38,13 @@ __all__ = [
     "fingerprint",
     "hashed_entries",
     "key_file_places",
+    "load_key_file",
     "make_demo_keys",
+    "missing_key_file",
     "parse_keys",
     "read_key_file",
     "revoke_key",
     "rotate_key",
+    "short_keys",
     "write_key_file",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ptn_api.errors import SettingsError
 
-__all__ = ["ClientAddress", "Proxies", "is_loopback"]
+__all__ = ["ClientAddress", "Proxies", "is_loopback", "url_host"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_SITE_BITS = 64
@@ -104,3 +104,9 @@ def _group(address: _Address) -> str:
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network((address, _IPV6_SITE_BITS), strict=False))
+
+
+def url_host(host: str) -> str:
+    """Returns the host of URLs for a server that listens on this address, which may be a wildcard."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
+    return f"[{host}]" if ":" in host else host

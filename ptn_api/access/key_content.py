@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from ptn_api.access.key_entry import FIELDS, faults_of, grants_of, printable, un
 from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
 
-__all__ = ["KeyFileContent", "KeyFileProblem", "check_keys", "parse_keys", "parse_stepwise"]
+__all__ = ["KeyFileContent", "KeyFileProblem", "check_keys", "parse_keys", "parse_stepwise", "short_keys"]
 
+SAFE_LENGTH = 16
+"""Shorter keys are valid, but could be guessed."""
 _blank = re.compile(r"[ \t\r\n]*")
 
 
@@ -28,14 +30,30 @@ class KeyFileProblem(NamedTuple):
     sentence: str
 
 
+class _UnknownField(NamedTuple):
+    line: int
+    user: str
+    name: str
+
+
 @dataclass
 class KeyFileContent:
     """The keys that a file grants, and what the server reports about it."""
 
     grants: list[Grant] = field(default_factory=list)
     problems: list[KeyFileProblem] = field(default_factory=list)
+    unknown: list[_UnknownField] = field(default_factory=list)
+    """Fields that are ignored."""
     left_out: int = 0
     """Number of users whose entry cannot be used."""
+
+    def all_problems(self, *, named: bool) -> list[KeyFileProblem]:
+        """Returns also the unknown fields, by line; if `named`, with their names, which may be keys."""
+        unknown = [
+            KeyFileProblem(line, f"{user}: unknown field" + f' "{printable(name)}"' * named)
+            for line, user, name in self.unknown
+        ]
+        return sorted(self.problems + unknown)
 
 
 def parse_keys(content: bytes) -> KeyFileContent:
@@ -52,7 +70,7 @@ def parse_keys(content: bytes) -> KeyFileContent:
 def parse_stepwise(content: bytes, parsed: KeyFileContent) -> Iterator[None]:
     """Does the same entry by entry, into `parsed`, which is complete at the end."""
     try:
-        yield from _parse(_text_of(content), parsed, [])
+        yield from _parse(_text_of(content), parsed)
     except json.JSONDecodeError as error:
         sentence = f"the key file is not a JSON object: line {error.lineno}: {error.msg}"
         raise KeyFileError(sentence, code="not_json") from None
@@ -60,13 +78,23 @@ def parse_stepwise(content: bytes, parsed: KeyFileContent) -> Iterator[None]:
 
 def check_keys(content: bytes) -> list[KeyFileProblem]:
     """Returns all problems by line, including fields that the server ignores, and a syntax error."""
-    parsed, problems = KeyFileContent(), list[KeyFileProblem]()
+    parsed = KeyFileContent()
     try:
-        for _ in _parse(_text_of(content), parsed, problems):
+        for _ in _parse(_text_of(content), parsed):
             pass
     except json.JSONDecodeError as error:
-        problems.append(KeyFileProblem(error.lineno, f"not a JSON object: {error.msg}"))
-    return sorted(parsed.problems + problems)
+        parsed.problems.append(KeyFileProblem(error.lineno, f"not a JSON object: {error.msg}"))
+    return parsed.all_problems(named=True)
+
+
+def short_keys(grants: Iterable[Grant]) -> list[str]:
+    """Returns a warning for each user whose key is so short that it could be guessed."""
+    short = {grant.alias for grant in grants if isinstance(grant.key, str) and len(grant.key) < SAFE_LENGTH}
+    return [
+        f'user "{printable(alias)}": the key has fewer than {SAFE_LENGTH} characters and could be guessed; '
+        "`ptn keys rotate` makes a better one"
+        for alias in sorted(short)
+    ]
 
 
 def _text_of(content: bytes) -> str:
@@ -82,8 +110,8 @@ def _text_of(content: bytes) -> str:
         raise json.JSONDecodeError("not UTF-8 text", before, len(before)) from None
 
 
-def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> Iterator[None]:
-    """Adds all entries to `parsed`, and unknown fields to `ignored`; yields often. Raises JSONDecodeError."""
+def _parse(text: str, parsed: KeyFileContent) -> Iterator[None]:
+    """Adds all entries to `parsed`; yields often. Raises JSONDecodeError."""
     repeated: list[str] = []
 
     def note_repeated(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
             sentence = f"{user}: {name} occurs more than once; the last one counts"
             parsed.problems.append(KeyFileProblem(lines.get(name, line), sentence))
         for name in unknown:
-            ignored.append(KeyFileProblem(lines[name], f'{user}: unknown field "{printable(name)}"'))
+            parsed.unknown.append(_UnknownField(lines[name], user, name))
         repeated.clear()
         usable = not any(fault.fatal for fault in faults)
         entries[alias] = (line, grants_of(alias, entry) if usable else [])

@@ -20,7 +20,7 @@ import msgspec
 
 from ptn_api.access.key_content import parse_keys
 from ptn_api.access.key_entry import FIELDS, PreviousKey, faults_of, grants_of, time_text
-from ptn_api.access.key_file import read_key_file
+from ptn_api.access.key_file import load_key_file, missing_key_file
 from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
 from ptn_api.file_lock import take_lock
@@ -159,11 +159,7 @@ def make_demo_keys(path: Path) -> None:
             for tier in TIERS:
                 entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
     header = path.with_name("demo-100.header")
-    usable = [
-        grant
-        for grant in parse_keys(read_key_file(path)).grants
-        if grant.tier == 100 and not grant.expires_ms
-    ]
+    usable = [grant for grant in load_key_file(path)[1].grants if grant.tier == 100 and not grant.expires_ms]
     with contextlib.suppress(OSError, UnicodeError):
         kept = header.read_text().removeprefix("Authorization: Bearer ").strip()
         if digest_of(kept) in {grant.digest for grant in usable}:
@@ -206,13 +202,12 @@ def _edit(path: Path, *, create: bool = False) -> Iterator[Entries]:
         if create:
             _create_if_missing(path)
         with _locked(path):
-            content = read_key_file(path)
-            parse_keys(content)  # raises if the file is unusable; faulty entries are kept as they are
+            content, _ = load_key_file(path)  # faulty entries are kept as they are
             entries: Entries = json.loads(content)
             yield entries
             write_key_file(path, entries)
     except FileNotFoundError:
-        raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
+        raise KeyFileError(f"{missing_key_file([path])} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be written: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,15 @@ from ptn_api.file_version import is_settled, owner_of, version_of
 from ptn_api.problems import Findings
 from ptn_api.tasks import TimeSlice, let_others_run
 
-__all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
+__all__ = [
+    "KeyFile",
+    "exposed_to",
+    "find_key_file",
+    "key_file_places",
+    "load_key_file",
+    "missing_key_file",
+    "read_key_file",
+]
 
 MAX_BYTES = 16 << 20
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0)  # Windows has neither that flag nor FIFOs in folders
@@ -44,6 +53,11 @@ def key_file_places(validator_dir: str) -> list[Path]:
 def find_key_file(validator_dir: str) -> Path | None:
     """Returns the first of `key_file_places` that exists."""
     return next((place for place in key_file_places(validator_dir) if os.path.exists(place)), None)
+
+
+def missing_key_file(places: Sequence[Path]) -> str:
+    """Returns the problem that the key file is in none of these places."""
+    return f"key file not found: {', '.join(map(str, places))}"
 
 
 class _Changed(NamedTuple):
@@ -145,7 +159,7 @@ class KeyFile:
         self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
             return False
-        self.entry_problems = parsed.problems
+        self.entry_problems = parsed.all_problems(named=False)
         self._ring.replace(parsed.grants, left_out=parsed.left_out)
         self.reloads["read"] += 1
         return True
@@ -181,6 +195,15 @@ def read_key_file(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise KeyFileError(f"the key file is larger than {MAX_BYTES >> 20} MiB")
     return content
+
+
+def load_key_file(path: Path) -> tuple[bytes, KeyFileContent]:
+    """The file's bytes and keys. Raises OSError, or KeyFileError with the path if the file is unusable."""
+    try:
+        content = read_key_file(path)
+        return content, parse_keys(content)
+    except KeyFileError as error:
+        raise KeyFileError(f"{path}: {error}", code=error.code) from None
 
 
 def exposed_to(path: Path) -> str:

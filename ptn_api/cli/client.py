@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,10 +15,11 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from ptn_api.access.address import url_host
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
 from ptn_api.client.arguments import ALL
 from ptn_api.client.calls import Call
-from ptn_api.client.connection_errors import foreign_text, proxy_note, unanswered_text
+from ptn_api.client.connection_errors import foreign_text, proxy_note, tls_text, unanswered_text
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -50,8 +52,23 @@ WS_URL = "ws://127.0.0.1:8765"
 
 
 def ws_url(option: str | None) -> str:
-    """The WebSocket address: from the option or PTN_WS_URL, the config file, or this machine's."""
-    return _checked(option or read_config().ws_url or WS_URL, ("ws", "wss"))
+    """The WebSocket address: from the option or PTN_WS_URL, the config file, or this machine's server."""
+    return _checked(option or read_config().ws_url or _own_url(WS_URL), ("ws", "wss"))
+
+
+def _own_url(usual: str) -> str:
+    """This machine's server: at the usual address, unless the environment has the server's settings."""
+    scheme, _, netloc = usual.partition("://")
+    usual_host, _, usual_port = netloc.partition(":")
+
+    def setting(name: str) -> str:
+        return os.environ.get(f"PTN_{name}", "")
+
+    host = (scheme == "ws" and setting("API_WS_HOST")) or setting("API_HOST") or usual_host
+    port = setting("API_REST_PORT" if scheme == "http" else "API_WS_PORT")
+    if not port.isdecimal() or int(port) == 0:  # 0 is any free port
+        port = usual_port
+    return f"{scheme}{'s' * bool(setting('TLS_CERT'))}://{url_host(host)}:{port}"
 
 
 def _checked(url: str, schemes: tuple[str, str]) -> str:
@@ -67,8 +84,8 @@ def _checked(url: str, schemes: tuple[str, str]) -> str:
 
 
 def rest_url(option: str | None) -> str:
-    """The REST address: from the option or PTN_REST_URL, the config file, or this machine's."""
-    return _checked(option or read_config().rest_url or REST_URL, ("http", "https"))
+    """The REST address: from the option or PTN_REST_URL, the config file, or this machine's server."""
+    return _checked(option or read_config().rest_url or _own_url(REST_URL), ("http", "https"))
 
 
 @contextmanager
@@ -158,7 +175,9 @@ async def check_stream(url: str) -> None:
         status = error.response.status_code
         problem = f"answers HTTP {status}; is that the WebSocket address?"
         if status in (401, 403, 407, 502, 504):
-            problem = f"answers: {foreign_text(status, error.response.headers)}{proxy_note(url)}"
+            body = (error.response.body or b"").decode(errors="replace")
+            found = tls_text(url, body) or foreign_text(status, error.response.headers) + proxy_note(url)
+            problem = f"answers: {found}"
     except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
         raise ServerUnreachableError(f"{unanswered_text(error, url)}{proxy_note(url)}") from None
     raise ServerUnreachableError(f"{url} {problem}")

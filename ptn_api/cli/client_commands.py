@@ -68,7 +68,8 @@ RestUrl = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Use the REST server at this address (default: http://127.0.0.1:48888).",
+        help="Use the REST server at this address (default: this machine's, http://127.0.0.1:48888 or as "
+        "PTN_API_HOST and PTN_API_REST_PORT set it).",
         envvar="PTN_REST_URL",
     ),
 ]
@@ -77,7 +78,8 @@ WsUrl = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Use the WebSocket server at this address (default: ws://127.0.0.1:8765).",
+        help="Use the WebSocket server at this address (default: this machine's, ws://127.0.0.1:8765 or as "
+        "PTN_API_HOST and PTN_API_WS_PORT set it).",
         envvar="PTN_WS_URL",
     ),
 ]
@@ -86,8 +88,9 @@ WsUrls = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Use the WebSocket server at this address (default: ws://127.0.0.1:8765); repeatable: every "
-        "order comes once, from the server that has it first.",
+        help="Use the WebSocket server at this address (default: this machine's, ws://127.0.0.1:8765 or as "
+        "PTN_API_HOST and PTN_API_WS_PORT set it); repeatable: every order comes once, from the server that "
+        "has it first.",
         envvar="PTN_WS_URL",
     ),
 ]

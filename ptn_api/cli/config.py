@@ -88,26 +88,40 @@ def read_api_key(file: Path | None, *, required: bool = True) -> ApiKey:
 
 
 def _key_in_file(file: Path, source: str) -> ApiKey:
-    """The file's only content, or the key of the highest tier in a server's key file, such as the demo's.
-
-    Errors do not repeat the file's name: it may be the key, given by mistake.
-    """
+    """The file's only content, or the key of the highest tier in a server's key file, such as the demo's."""
+    name = _shown_name(file)
     try:
         content = sys.stdin.read() if str(file) == "-" else file.read_text()
     except OSError as error:
-        raise SettingsError(f"{source}: the file cannot be read: {error.strerror}") from None
+        raise SettingsError(f"{source}: {name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SettingsError(f"{source}: not a text file") from None
+        raise SettingsError(f"{source}: {name} is not a text file") from None
     content = content.removeprefix("\ufeff")
+    if not content.strip() and str(file) != "-":
+        raise AuthenticationError(f"no usable API key in {source}: {name} is empty", code="no_key")
     if content.lstrip().startswith("{"):
         try:
             grants = parse_keys(content.encode(errors="surrogatepass")).grants
         except KeyFileError:
-            raise SettingsError(f"{source}: neither an API key nor a server's key file") from None
+            problem = f"{name} is neither an API key nor a server's key file"
+            raise SettingsError(f"{source}: {problem}") from None
         # A hashed key cannot be recovered from the file.
         keys = [(grant.tier, grant.key) for grant in grants if isinstance(grant.key, str)]
         content = max(keys, default=(0, ""))[1]
+        if not content:
+            problem = f"{name} has no key itself; `ptn keys` stores only hashes"
+            raise AuthenticationError(f"no usable API key in {source}: {problem}", code="no_key")
     return _checked(content, source)
+
+
+def _shown_name(file: Path) -> str:
+    """The file's name for errors, unless it may be a key that was given by mistake."""
+    if str(file) == "-":
+        return "standard input"
+    in_folder = len(file.parts) > 1 + file.is_absolute() and os.path.isdir(file.parent)
+    if in_folder or os.path.exists(file) or file.suffix in (".key", ".json", ".txt"):
+        return str(file)
+    return "the file"
 
 
 def _checked(key: str, source: str) -> ApiKey:

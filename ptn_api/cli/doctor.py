@@ -19,16 +19,24 @@ from typing import Literal, NamedTuple
 import httpx
 import msgspec
 
-from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
-from ptn_api.access.address import is_loopback
+from ptn_api.access import (
+    check_keys,
+    exposed_to,
+    key_file_places,
+    load_key_file,
+    missing_key_file,
+    short_keys,
+)
+from ptn_api.access.address import is_loopback, url_host
 from ptn_api.clock import wall_ms
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import InvalidInputError, LogError, LogMissingError, PTNError, SettingsError
 from ptn_api.file_version import mount_of, owner_of
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.data_dir import foreign_files, other_log
+from ptn_api.process.data_dir import DEMO_KEYS, foreign_files, nearby_validator, other_log
 from ptn_api.process.settings import Settings, unknown_variables
+from ptn_api.summary import counted, wrapped
 from ptn_api.wire.about import Health
 
 __all__ = ["CHECKS", "Finding", "check_event_log", "diagnose"]
@@ -123,7 +131,8 @@ def _check_event_log(path: Path) -> Iterator[Finding]:
 
 def _report(findings: list[Finding]) -> int:
     for level, topic, sentence in findings:
-        print(f"{level:<4}  {topic:<10}  {sentence}")
+        first = f"{level:<4}  {topic:<10}  "
+        print(wrapped(sentence, sys.stdout, first=first, indent=" " * len(first)))
     return 1 if any(finding.level == "bad" for finding in findings) else 0
 
 
@@ -184,7 +193,7 @@ def running_server(settings: Settings) -> Iterator[Finding]:
         problem = PROBLEMS.get(code)  # type: ignore[call-overload]  # a newer server has other codes
         level: Literal["warn", "bad"] = "warn" if problem and problem.severity != "unavailable" else "bad"
         count = health.details[code].count if code in health.details else None
-        number = f" ({count:,} {problem.counted})" if problem and problem.counted and count else ""
+        number = f" ({counted(count, problem.counted)})" if problem and problem.counted and count else ""
         text = "see the server's documentation"
         if problem:
             remedy = problem.remedy_for(cluster=health.cluster is not None, data_dir=str(path))
@@ -209,13 +218,11 @@ def holder_of(port: int) -> str:
 def _health(settings: Settings, epoch: str = "") -> Health | None:
     """The answer of the running server to /health; None if it does not answer."""
     scheme = "https" if settings.tls_cert else "http"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104 - compared
-    netloc = f"[{host}]" if ":" in host else host
     try:
         # The certificate is for another name, and nothing here is secret: no verification. A proxy from the
         # environment is for other hosts.
         response = httpx.get(
-            f"{scheme}://{netloc}:{settings.api_rest_port}/health",
+            f"{scheme}://{url_host(settings.api_host)}:{settings.api_rest_port}/health",
             params={"epoch": epoch} if epoch else None,
             timeout=_TIMEOUT_S,
             verify=False,  # noqa: S501
@@ -317,7 +324,9 @@ def tls(settings: Settings) -> Iterator[Finding]:
 def keys(settings: Settings) -> Iterator[Finding]:
     if not runs(settings, "rest", "stream"):
         return
-    places = key_file_places(settings.validator_dir)[: 1 if settings.demo else None]
+    places = key_file_places(settings.validator_dir)
+    if settings.demo:
+        places = [Path(settings.data_dir).expanduser().absolute() / DEMO_KEYS]
     if settings.api_keys_file:
         places = [Path(settings.api_keys_file).expanduser().absolute()]
     is_shared, add = settings.cluster_options.cluster_keys, "`ptn keys add` creates it"
@@ -328,24 +337,23 @@ def keys(settings: Settings) -> Iterator[Finding]:
         add = "`ptn keys add --cluster` adds one, and this machine has a copy"
     path = next((place for place in places if os.path.exists(place)), places[0])
     try:
-        content = read_key_file(path)
-        parsed = parse_keys(content)
+        content, parsed = load_key_file(path)
     except FileNotFoundError:
         if settings.demo:
             yield Finding("ok", "keys", "the demo creates its own")
             return
-        tried = ", ".join(map(str, places))
-        sentence = f"key file not found: {tried}; all requests get 401 until {add}"
-        yield Finding("warn", "keys", sentence)
+        yield Finding("warn", "keys", f"{missing_key_file(places)}; all requests get 401 until {add}")
         return
     except OSError as error:
         yield Finding("bad", "keys", f"{path} cannot be read: {error.strerror}")
         return
     except PTNError as error:
-        yield Finding("bad", "keys", f"{path}: {error}")
+        yield Finding("bad", "keys", str(error))
         return
     for line, sentence in check_keys(content):
         yield Finding("warn", "keys", f"{path}:{line}: {sentence}")
+    for sentence in short_keys(parsed.grants):
+        yield Finding("warn", "keys", f"{path}: {sentence}")
     if danger := exposed_to(path):
         yield Finding("warn", "keys", f"{danger}; chmod o-rw {path}")
     detached = PROBLEMS["key_file_detached"]
@@ -360,7 +368,9 @@ def keys(settings: Settings) -> Iterator[Finding]:
     expiring = [(grant.alias, grant.expires_ms - now_ms) for grant in grants if grant.expires_ms is not None]
     expired = [alias for alias, left_ms in expiring if left_ms <= 0]
     soon = [alias for alias, left_ms in expiring if 0 < left_ms < EXPIRY_WARNING_MS]
-    yield Finding("ok", "keys", f"{len(grants) - len(expired)} keys in {path} are valid")
+    valid = len(grants) - len(expired)
+    are = "is" if valid == 1 else "are"
+    yield Finding("ok", "keys", f"{counted(valid, 'keys')} in {path} {are} valid")
     if expired:
         yield Finding("warn", "keys", f"expired: {', '.join(expired)}")
     if soon:
@@ -437,11 +447,7 @@ def validator(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "validator", "simulated (--demo)")
         return
     if settings.checkpoint and not settings.validator_dir:
-        readable = os.access(Path(settings.checkpoint).expanduser(), os.R_OK)
-        sentence = "is readable" if readable else "cannot be read; see --checkpoint"
-        yield Finding(
-            "ok" if readable else "bad", "validator", f"checkpoint {settings.checkpoint} {sentence}"
-        )
+        yield from _checkpoint(settings.checkpoint)
         return
     miners = _miners_dir(settings)
     try:
@@ -450,7 +456,8 @@ def validator(settings: Settings) -> Iterator[Finding]:
         yield Finding("bad", "validator", f"{miners} cannot be read; {RUN_AS} {owner_of(miners)}")
         return
     except OSError as error:
-        yield Finding("bad", "validator", f"{miners}: {error.strerror}; see --validator-dir")
+        meant = nearby_validator(miners.parent.parent)
+        yield Finding("bad", "validator", f"{miners}: {error.strerror}; see --validator-dir{meant}")
         return
     yield Finding("ok", "validator", f"{miners} has {len(changed_ms):,} miners")
     root = miners.parent.parent
@@ -464,6 +471,24 @@ def validator(settings: Settings) -> Iterator[Finding]:
     if max(changed_ms, default=0) > wall_ms() + CLOCK_TOLERANCE_MS:
         sentence = "the validator's newest directory has a time in the future: which clock is wrong?"
         yield Finding("warn", "clock", sentence)
+
+
+def _checkpoint(path: str) -> Iterator[Finding]:
+    """Reads the checkpoint as a first start does."""
+    try:
+        from ptn_api.cli.cluster import without_log_lines
+        from ptn_api.event_log.contract import PositionWritten
+        from ptn_api.intake.checkpoint import read_checkpoint
+    except ModuleNotFoundError:  # the first check reports it
+        return
+
+    try:
+        with without_log_lines():
+            positions = sum(isinstance(change, PositionWritten) for change in read_checkpoint(Path(path)))
+    except InvalidInputError as error:
+        yield Finding("bad", "validator", f"--checkpoint {path} cannot be used: {error}")
+        return
+    yield Finding("ok", "validator", f"checkpoint {path} is usable, with {counted(positions, 'positions')}")
 
 
 def _refused_files(miners: Path) -> Iterator[Finding]:

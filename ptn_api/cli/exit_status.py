@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
-import textwrap
 
 import typer
 
 from ptn_api.errors import AuthenticationError, ClientError, PTNError, ServerUnreachableError, SettingsError
+from ptn_api.summary import wrapped
 
 __all__ = ["EXIT_STATUSES", "UNWELL", "CommandFailed", "exit_status", "run"]
 
@@ -52,11 +51,7 @@ def run(app: typer.Typer, program: str, arguments: list[str] | None = None) -> N
     try:
         app(arguments, prog_name=program)
     except PTNError as error:
-        sentence = f"{program}: {error}"
-        if sys.stderr.isatty():  # broken between words, not within
-            width = shutil.get_terminal_size().columns
-            sentence = textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
-        print(sentence, file=sys.stderr)
+        print(wrapped(f"{program}: {error}", sys.stderr), file=sys.stderr)
         sys.exit(exit_status(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

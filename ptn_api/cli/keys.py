@@ -6,7 +6,8 @@ import contextlib
 import inspect
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,10 @@ from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.file_version import owner_of
 from ptn_api.process.settings import SETTINGS
+from ptn_api.summary import counted
 
 if TYPE_CHECKING:
-    from ptn_api.access import KeyStore
+    from ptn_api.access import KeyFileContent, KeyStore
     from ptn_api.access.usage import UsageRow
 
 __all__ = ["keys_app"]
@@ -63,6 +65,13 @@ Expires = Annotated[
         metavar="TIME", help="Expire the new key after this long (90d, 12h, 30m) or at this time (UTC)."
     ),
 ]
+NewKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the new key to this new file, which only you can read, instead of printing it.",
+    ),
+]
 Cluster = Annotated[
     str,
     typer.Option(
@@ -83,16 +92,28 @@ class _Keys:
         self.cluster = _chosen_cluster(cluster, **others)
         if self.cluster and api_keys_file:
             raise SettingsError("the cluster's keys or those of --api-keys-file: give only one of them")
-        self.path = api_keys_file or find_key_file(validator_dir) or key_file_places(validator_dir)[0]
+        self.places = [api_keys_file] if api_keys_file else key_file_places(validator_dir)
+        """Where the file may be."""
+        self.path = api_keys_file or find_key_file(validator_dir) or self.places[0]
 
     def __str__(self) -> str:
         return f"the cluster {self.cluster.cluster_name}" if self.cluster else str(self.path)
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Path | KeyStore]:
-        """Where to change them."""
+        """Where to change them. Raises SettingsError if the file is missing and not to be created."""
         if self.cluster is None:
-            yield self.path
+            from ptn_api.access import missing_key_file
+            from ptn_api.errors import KeyFileError
+
+            try:
+                yield self.path
+            except KeyFileError as error:
+                if error.code != "no_file":
+                    raise
+                raise SettingsError(
+                    f"{missing_key_file(self.places)} (see --api-keys-file)", code="no_file"
+                ) from None
             return
         with connected(self.cluster) as broker:
             from ptn_api.cluster.key_copy import SharedKeyStore
@@ -100,15 +121,25 @@ class _Keys:
             yield SharedKeyStore(broker)
 
     def read(self) -> bytes:
-        """Their content, as of a key file."""
+        """Their content, as of a key file. Raises SettingsError if the file is missing."""
         if self.cluster is None:
-            return _read_keys(self.path)
+            return _read_keys(self.path, self.places)
         import json
 
         from ptn_api.cluster.key_copy import read_shared_keys
 
         with connected(self.cluster) as broker:
             return json.dumps(read_shared_keys(broker)).encode()
+
+    def parsed(self) -> KeyFileContent:
+        """The keys themselves, and the problems of their entries. Raises KeyFileError with the path."""
+        from ptn_api.access import parse_keys
+        from ptn_api.errors import KeyFileError
+
+        try:
+            return parse_keys(self.read())
+        except KeyFileError as error:
+            raise KeyFileError(f"{self}: {error}", code=error.code) from None
 
     def warn_if_exposed(self) -> None:
         from ptn_api.access import exposed_to
@@ -119,11 +150,41 @@ class _Keys:
             )
             typer.echo(f"ptn: warning: {danger}; {remedy} {self.path}", err=True)
 
-    def print_new(self, sentence: str, key: str) -> None:
-        """Prints the key alone on standard output, everything else on standard error."""
-        typer.echo(f"{sentence} The key is not shown again:", err=True)
-        typer.echo(key)
-        self.warn_if_exposed()
+    @contextlib.contextmanager
+    def new_key(self, file: Path | None) -> Iterator[Callable[[str, str], None]]:
+        """Yields what hands over a new key after a sentence about it: in this file, or on standard output.
+
+        Everything else is printed on standard error. Raises SettingsError, before any key is changed, if the
+        file cannot be written or has content already, such as another key.
+        """
+        if file is None:
+
+            def hand_over(sentence: str, key: str) -> None:
+                typer.echo(f"{sentence} The key is not shown again:", err=True)
+                typer.echo(key)
+                self.warn_if_exposed()
+
+            yield hand_over
+            return
+        if file.exists() and not (file.is_file() and file.stat().st_size == 0):
+            raise SettingsError(f"--key-file {file} exists already: choose another file, or remove it")
+        try:
+            handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".key-")  # mode 0600
+        except OSError as error:
+            raise SettingsError(f"--key-file {file} cannot be written: {error.strerror}") from None
+
+        def keep(sentence: str, key: str) -> None:
+            os.write(handle, f"{key}\n".encode())
+            os.replace(temporary, file)
+            typer.echo(f"{sentence} The key is in {file}.", err=True)
+            self.warn_if_exposed()
+
+        try:
+            yield keep
+        finally:
+            os.close(handle)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
 
 
 def _chosen_cluster(
@@ -217,26 +278,28 @@ def add(
         ),
     ] = None,
     note: Annotated[str | None, typer.Option(metavar="TEXT", help="Store this note with the key.")] = None,
+    key_file: NewKeyFile = None,
 ) -> None:
-    """Add a user. The new key is printed once; only its hash is stored."""
+    """Add a user. The new key is printed once, or written to --key-file; only its hash is stored."""
     from ptn_api.access import add_key
 
     path, expires_ms = keys.path, expiry_ms(expires, wall_ms(), "--expires")
     created = keys.cluster is None and not path.exists()
     tier = int(tier) if tier.is_integer() else tier
-    with keys.store() as store:
-        key = add_key(
-            store,
-            user,
-            tier,
-            expires_ms=expires_ms,
-            max_connections=max_connections,
-            requests_per_minute=requests_per_minute,
-            note=note,
-        )
-    if created and path.stat().st_uid != getattr(os, "geteuid", lambda: 0)():  # with sudo, for a service
-        typer.echo(f"Created {path}, which belongs to {owner_of(path)}.", err=True)
-    keys.print_new(f"Added {user} with tier {tier} to {keys}.", key)
+    with keys.new_key(key_file) as hand_over:
+        with keys.store() as store:
+            key = add_key(
+                store,
+                user,
+                tier,
+                expires_ms=expires_ms,
+                max_connections=max_connections,
+                requests_per_minute=requests_per_minute,
+                note=note,
+            )
+        if created and path.stat().st_uid != getattr(os, "geteuid", lambda: 0)():  # with sudo, for a service
+            typer.echo(f"Created {path}, which belongs to {owner_of(path)}.", err=True)
+        hand_over(f"Added {user} with tier {tier} to {keys}.", key)
 
 
 @keys_app.command(cls=Command)
@@ -251,16 +314,18 @@ def rotate(
         ),
     ] = "7d",
     expires: Expires = "",
+    key_file: NewKeyFile = None,
 ) -> None:
     """Give a user a new key. The old one stays valid for a while (--grace)."""
     from ptn_api.access import rotate_key
 
     now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")
     expires_ms = expiry_ms(expires, now_ms, "--expires")
-    with keys.store() as store:
-        key = rotate_key(store, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
-    old = f"stays valid for {grace}" if grace_ms else "is revoked"
-    keys.print_new(f"{user} has a new key; the old one {old}.", key)
+    with keys.new_key(key_file) as hand_over:
+        with keys.store() as store:
+            key = rotate_key(store, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
+        old = f"stays valid for {grace}" if grace_ms else "is revoked"
+        hand_over(f"{user} has a new key; the old one {old}.", key)
 
 
 @keys_app.command(cls=Command)
@@ -288,7 +353,7 @@ def push(
     from ptn_api.access import Entries, hashed_entries
     from ptn_api.errors import KeyFileError
 
-    entries = hashed_entries(_read_keys(file))
+    entries = hashed_entries(_read_keys(file, [file]))
 
     def change(shared: Entries) -> None:
         if shared and not replace:
@@ -308,11 +373,10 @@ def push(
 @_with(_Keys)
 def list_(keys: _Keys, view: View, data_dir: DataDir = DATA_DIR) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
-    from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
     from ptn_api.cli.show.table import DAY_AND_TIME, Column, Table, print_table
 
-    parsed = parse_keys(keys.read())
+    parsed = keys.parsed()
     unused, last_seen = "never", dict[tuple[str, str], int]()
     try:
         if keys.cluster:
@@ -345,8 +409,8 @@ def list_(keys: _Keys, view: View, data_dir: DataDir = DATA_DIR) -> None:
         Column("last_seen", "last seen (UTC)", DAY_AND_TIME),
     )
     print_table(Table(columns, rows, f"keys in {keys}"), view)
-    if parsed.problems:
-        counts = f"{len(parsed.problems)} problems in {keys}, entries left out: {parsed.left_out}"
+    if problems := parsed.all_problems(named=False):
+        counts = f"{counted(len(problems), f'problems in {keys}')}, entries left out: {parsed.left_out}"
         typer.echo(f"ptn: warning: {counts}; see `ptn keys check`", err=True)
     keys.warn_if_exposed()
 
@@ -354,8 +418,12 @@ def list_(keys: _Keys, view: View, data_dir: DataDir = DATA_DIR) -> None:
 @keys_app.command(cls=Command)
 @_with(_Keys)
 def check(keys: _Keys) -> None:
-    """Print all problems in the key file; exit with status 1 if there are any."""
-    from ptn_api.access import check_keys, exposed_to, parse_keys
+    """Print all problems in the key file; exit with status 1 if there are any.
+
+    Keys that are so short that they could be guessed are valid; a warning names them on standard error.
+    """
+    from ptn_api.access import check_keys, exposed_to, parse_keys, short_keys
+    from ptn_api.errors import KeyFileError
 
     content = keys.read()
     problems = [f"{keys}:{line}: {sentence}" for line, sentence in check_keys(content)]
@@ -363,9 +431,14 @@ def check(keys: _Keys) -> None:
         problems.append(f"{keys}: {danger}")
     for problem in problems:
         typer.echo(problem)
+    grants = []
+    with contextlib.suppress(KeyFileError):  # not a JSON object, which is one of the problems
+        grants = parse_keys(content).grants
+    for sentence in short_keys(grants):
+        typer.echo(f"ptn: warning: {keys}: {sentence}", err=True)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{keys}: {len(parse_keys(content).grants)} keys, no problems")
+    typer.echo(f"{keys}: {counted(len(grants), 'keys')}, no problems")
 
 
 @keys_app.command(cls=Command)
@@ -379,7 +452,10 @@ def usage(
     ] = 30,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Print requests, bytes and stream messages per user and day (UTC)."""
+    """Print requests, bytes and stream messages per user and day (UTC).
+
+    The server records them in its data directory (--data-dir), so there is no --api-keys-file.
+    """
     from ptn_api.access.usage import UsageFile, day_of
     from ptn_api.cli.show.table import COUNT, Column, Table, print_table
 
@@ -420,13 +496,14 @@ def _existing(data_dir: Path) -> Path:
     return data_dir
 
 
-def _read_keys(path: Path) -> bytes:
-    from ptn_api.access import read_key_file
+def _read_keys(path: Path, places: Sequence[Path]) -> bytes:
+    """The file's content. Raises SettingsError if none of the places has it."""
+    from ptn_api.access import missing_key_file, read_key_file
     from ptn_api.errors import KeyFileError
 
     try:
         return read_key_file(path)
     except FileNotFoundError:
-        raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
+        raise SettingsError(f"{missing_key_file(places)} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None

@@ -30,6 +30,7 @@ from ptn_api.errors import (
 )
 from ptn_api.process.settings import SETTINGS, Settings, unknown_variables
 from ptn_api.simulator.options import Network, SimulatorOptions
+from ptn_api.summary import counted, wrapped
 
 __all__ = ["Embedding", "embedded", "main", "resync", "serve", "simulate"]
 
@@ -49,7 +50,8 @@ def main() -> None:
 def serve(settings: Settings) -> None:
     """Serve a validator's positions and orders over REST and WebSocket."""
     for name in unknown_variables():
-        typer.echo(f"ptn: unknown environment variable {name}: is it misspelt?", err=True)
+        unknown = f"ptn: unknown environment variable {name}: is it misspelt?"
+        typer.echo(wrapped(unknown, sys.stderr), err=True)
     has_source = settings.demo or settings.validator_dir or settings.checkpoint
     if "intake" in settings.chosen_processes() and not has_source:
         if not Path("validation").is_dir():
@@ -74,7 +76,7 @@ def serve(settings: Settings) -> None:
             _announce(line)
 
         def fail(reason: str) -> None:
-            typer.echo(f"ptn: {reason}", err=True)
+            typer.echo(wrapped(f"ptn: {reason}", sys.stderr), err=True)
 
         show = _shown(bar)
         status = service.serve(
@@ -156,6 +158,7 @@ def _announce(line: str) -> None:
 def _hint(settings: Settings, rest: str, stream: str) -> None:
     """Prints what to try next in another terminal, on standard error: standard output is for programs."""
     from ptn_api.access import key_file_places, parse_keys
+    from ptn_api.process.data_dir import DEMO_KEYS
 
     here = Path.cwd()
 
@@ -173,9 +176,10 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
     grants = []
     with contextlib.suppress(OSError, PTNError):
         grants = parse_keys(keys.read_bytes()).grants
-    lines = [f"  page      {rest}/", f"  docs      {rest}/docs", f"  keys      {keys}"]
+    none = "" if keys.exists() else "  (none yet)"
+    lines = [f"  page      {rest}/", f"  docs      {rest}/docs", f"  keys      {keys}{none}"]
     commands = [f"cd {shlex.quote(str(here))}"]
-    is_demo = settings.demo and keys.name == "demo_api_keys.json"
+    is_demo = settings.demo and keys == Path(settings.data_dir) / DEMO_KEYS
     if is_demo:
         lines += [f"            tier {g.tier:<3}  {g.key}" for g in grants if isinstance(g.key, str)]
         header = Path(settings.data_dir) / "demo-100.header"
@@ -187,11 +191,11 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         key_file = keys
         if not any(isinstance(grant.key, str) and grant.tier >= 100 for grant in grants):
             key_file = Path(settings.data_dir) / "my.key"
-            if not key_file.exists():
+            if not (key_file.exists() and key_file.stat().st_size):
                 is_known = any(grant.alias == "me" for grant in grants)
                 change = "rotate me" if is_known else "add me --tier 100"
-                change = f"{ptn} keys {change} --api-keys-file {word(keys)}"
-                commands.append(f"(umask 077; {change} > {word(key_file)})")
+                files = f"--api-keys-file {word(keys)} --key-file {word(key_file)}"
+                commands.append(f"{ptn} keys {change} {files}")
         commands += [
             f"{ptn} top --url {rest} --api-key-file {word(key_file)}",
             f"{ptn} stream --url {stream} --api-key-file {word(key_file)}",
@@ -257,12 +261,13 @@ def simulate(
     ] = None,
 ) -> None:
     """Create the directory of a simulated validator, and keep trading in it with --live."""
-    from ptn_api.simulator.simulator import run_simulator
+    from ptn_api.simulator.simulator import holds_simulation, run_simulator
 
     options = SimulatorOptions(
         network=network, miners=miners, positions=positions, seed=seed, orders_per_minute=orders_per_minute
     )
     times_faster = speed_of(speed) or 1.0
+    existed = holds_simulation(directory)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -272,7 +277,15 @@ def simulate(
 
         def built() -> None:
             bar.close()
-            typer.echo(f"{directory}: {miners} miners x {positions} positions, seed {seed}", err=True)
+            described = f"{miners} miners x {positions} positions, seed {seed}"
+            if existed:
+                found = sum(1 for _ in (directory / "validation" / "miners").iterdir())
+                described = f"exists already, with {counted(found, 'miners')}"
+                sizes = ("miners", "positions", "network")
+                changed = [name for name in sizes if getattr(options, name) != getattr(_SIMULATED, name)]
+                if changed:
+                    described += f" (--{', --'.join(changed)}: ignored, since it is for new directories only)"
+            typer.echo(f"{directory}: {described}", err=True)
             if not live:
                 stop.set()
 

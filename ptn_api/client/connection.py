@@ -261,7 +261,7 @@ class Connection:
                 level,
                 "%s: %s; retrying in %.1f s",
                 self._url,
-                ending.detail,
+                ending.detail.removesuffix("."),
                 delay,
                 extra={"also_reported": True},  # by on_state
             )

@@ -9,7 +9,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from ptn_api.errors import error_text
 
-__all__ = ["failure_text", "foreign_text", "proxy_note", "redirect_text", "shown_url", "unanswered_text"]
+__all__ = [
+    "failure_text",
+    "foreign_text",
+    "proxy_note",
+    "redirect_text",
+    "shown_url",
+    "tls_text",
+    "unanswered_text",
+]
 
 _PROXIED_AS = {"http": ("http", "all"), "https": ("https", "all")}
 _PROXIED_AS |= {"ws": ("ws", "socks", "https", "http"), "wss": ("wss", "socks", "https", "http")}  # type: ignore[dict-item]
@@ -89,6 +97,14 @@ def redirect_text(url: str, path: str, location: str) -> str:
     target = urlsplit(urljoin(f"{url.rstrip('/')}{path}", location))
     shown = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}".removesuffix(path)
     return f"it redirects to {shown}; use that address"
+
+
+def tls_text(url: str, answer: str) -> str:
+    """Returns the remedy if the answer, such as that of deploy/nginx, demands TLS; else an empty string."""
+    scheme, _, rest = shown_url(url).partition(":")
+    if scheme not in ("http", "ws") or "https only" not in answer.lower():
+        return ""
+    return f"it accepts only TLS; use {scheme}s:{rest}"
 
 
 def foreign_text(status: int, headers: Mapping[str, str]) -> str:

@@ -40,6 +40,7 @@ from ptn_api.client.connection_errors import (
     proxy_note,
     redirect_text,
     shown_url,
+    tls_text,
     unanswered_text,
 )
 from ptn_api.client.tables.columns import Rows
@@ -193,6 +194,8 @@ def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientE
     # Of the statuses 401 and 403 only the API's own are about the key; others are a proxy's.
     if not body.error:
         return APIStatusError(foreign_text(status, outcome.headers) + proxy, status=status, code="foreign")
+    if status == 403 and (remedy := tls_text(url, body.error)):
+        return APIStatusError(remedy, status=status, code="foreign")
     # Without a key the server's message would be about an invalid one.
     if status == 401 and "authorization" not in outcome.request.headers:
         return AuthenticationError(NO_KEY, code="no_key", status=401)

@@ -110,7 +110,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def monitoring_ports(self) -> list[str]:
         given = [url.strip().rstrip("/") for url in self.monitors.split(",") if url.strip()]
-        return given or [f"http://{urlsplit(server).hostname}:{_MONITOR_PORT}" for server in self.servers]
+        usual = (f"http://{urlsplit(server).hostname}:{_MONITOR_PORT}" for server in self.servers)
+        return given or [*dict.fromkeys(usual)]
 
     def prepared(self) -> ClusterOptions:
         """The same with absolute paths, checked. Raises SettingsError."""

@@ -13,16 +13,20 @@ from ptn_api.file_lock import take_lock
 from ptn_api.file_version import owner_of
 
 __all__ = [
+    "DEMO_KEYS",
     "DEMO_VALIDATOR",
     "check_apart",
     "check_validator_dir",
     "foreign_files",
     "make_data_dir",
+    "nearby_validator",
     "other_log",
 ]
 
 DEMO_VALIDATOR = "demo-validator"
 """The folder of a demo's simulated validator; it marks the log as a demo's."""
+DEMO_KEYS = "demo_api_keys.json"
+"""The file of a demo's keys. The places of a real server's key file do not apply to a demo."""
 
 _LOG = "log.sqlite3*"
 _MINERS = "validation/miners"
@@ -47,6 +51,8 @@ def make_data_dir(path: Path, *, demo: bool) -> None:
         if error.errno in _FULL and path.is_dir():
             return  # the server waits for space, and /health says so
         sentence = f"--data-dir {path} cannot be written: {error.strerror}"
+        if isinstance(error, FileExistsError):
+            sentence = f"--data-dir {path} is not a directory"
         remedy = "choose a directory that this user may write"
         raise SettingsError(f"{sentence}; {remedy}", code="data_dir") from None
     if foreign := foreign_files(path):
@@ -87,15 +93,14 @@ def check_validator_dir(path: Path) -> None:
             found = f"no {_MINERS} in it" if os.listdir(path) else "an empty directory"
         elif os.path.exists(path):
             found = "a file, not a directory"
-        found += (
-            f"; expected the validator's checkout, with a folder for each miner in {_MINERS}{_nearby(path)}"
-        )
+        found += f"; expected the validator's checkout, with a folder for each miner in {_MINERS}"
+        found += nearby_validator(path)
     raise SettingsError(
         f"--validator-dir {path}: {found} (if it comes later: --wait-for-validator)", code="validator_dir"
     )
 
 
-def _nearby(path: Path) -> str:
+def nearby_validator(path: Path) -> str:
     """Words about a validator's directory above, in or next to this one; empty if there is none."""
 
     def folders(of: Path) -> list[Path]:

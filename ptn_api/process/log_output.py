@@ -14,6 +14,8 @@ from typing import Any, TextIO, cast
 
 import structlog
 
+from ptn_api.summary import wrapped
+
 __all__ = ["configure_logging", "set_process_title"]
 
 
@@ -87,6 +89,7 @@ def _readable(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
         if value is not None
     ]
     line = " ".join([time, f"{level:<7}", f"{process:<10}", str(name), *fields])
+    line = wrapped(line, sys.stderr, indent="    ")
     colour = "" if os.environ.get("NO_COLOR") else _COLOURS.get(level, "")
     line = f"\x1b[{colour}m{line}\x1b[0m" if colour else line
     return f"{line}\n{exception}" if exception else line

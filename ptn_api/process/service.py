@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from ptn_api.access import find_key_file, key_file_places, make_demo_keys
+from ptn_api.access import find_key_file, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import PTNError, SettingsError
@@ -26,7 +26,7 @@ from ptn_api.http.acceptor import BACKLOG
 from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import Progress, kind_of, process_names
-from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
+from ptn_api.process.data_dir import DEMO_KEYS, DEMO_VALIDATOR, check_validator_dir, make_data_dir
 from ptn_api.process.log_output import configure_logging, set_process_title
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
@@ -143,11 +143,9 @@ def _prepare(settings: Settings) -> Settings:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:
         changes["validator_dir"] = str(data_dir / DEMO_VALIDATOR)
-        keys = Path(changes.get("api_keys_file") or key_file_places("")[0])
-        if not keys.exists():
-            keys = data_dir / "demo_api_keys.json"
-            make_demo_keys(keys)
-        changes["api_keys_file"] = str(keys)
+        if not os.path.exists(changes.get("api_keys_file", "")):
+            changes["api_keys_file"] = str(data_dir / DEMO_KEYS)
+            make_demo_keys(data_dir / DEMO_KEYS)
     elif settings.validator_dir:
         changes["validator_dir"] = str(Path(settings.validator_dir).expanduser().absolute())
     if settings.tls_cert and settings.tls_key:

@@ -7,6 +7,7 @@ validator does to its files"), and each is journaled.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from ptn_api.simulator.todays_documents import TodaysDocuments
 from ptn_api.simulator.trading import LimitOrders, Trading
 from ptn_api.simulator.validator import ValidatorFiles
 
-__all__ = ["Simulator", "SimulatorOptions", "StopSignal", "run_simulator"]
+__all__ = ["Simulator", "SimulatorOptions", "StopSignal", "holds_simulation", "run_simulator"]
 
 _NOTE = "simulator.json"
 _TOO_FAR_BEHIND_MS = 30_000
@@ -52,6 +53,19 @@ class _Note(msgspec.Struct, kw_only=True):
     complete: bool = False
     runs: int = 0
     miners: int = 0
+
+
+def _note_in(directory: Path) -> _Note:
+    """The note of the runs so far. Without any, or if a build was killed at once, none is complete."""
+    with contextlib.suppress(FileNotFoundError):
+        if content := (directory / _NOTE).read_bytes():
+            return msgspec.json.decode(content, type=_Note)
+    return _Note()
+
+
+def holds_simulation(directory: Path) -> bool:
+    """Whether a run in this directory resumes a simulation, which keeps its size and network."""
+    return _note_in(directory).complete
 
 
 class _Behaviour(msgspec.Struct):
@@ -84,11 +98,12 @@ class Simulator:
         on_action: Callable[[Action], None] | None = None,
     ) -> None:
         self.directory = directory
-        note = self._read_note()
-        if note is not None and note.complete:
+        note = _note_in(self.directory)
+        if note.complete:
             options = msgspec.structs.replace(options, network=note.network)
         self.options = options
         self.market = Market(options.seed, options.network)
+        self._journal_file = journal
         self._journal = Journal(journal, on_action)
         today = options.network == "today"
         self._files = ValidatorFiles(directory, private=today, copy_every=options.copy_every)
@@ -130,10 +145,9 @@ class Simulator:
         """Resumes the simulation in the directory or builds it; an interrupted build starts over.
 
         `progress` gets the numbers of miners that are built, and of all. Raises SettingsError if the
-        directory holds a validator that no simulator wrote.
+        directory has files that no simulator wrote.
         """
-        note = self._read_note()
-        if note is not None and note.complete:
+        if _note_in(self.directory).complete:
             self.load(now_ms)
         else:
             self.build(now_ms, stop=stop, progress=progress)
@@ -147,10 +161,13 @@ class Simulator:
     ) -> None:
         """Writes the initial state as of `now_ms`; the same seed, sizes and time give the same files.
 
-        Raises SettingsError if the directory holds a validator that no simulator wrote.
+        Raises SettingsError if the directory has files of a real validator, or others.
         """
-        if self._read_note() is None and not self._files.is_empty():
-            raise SettingsError(f"{self.directory} holds a validator that no simulator wrote")
+        note_file = self.directory / _NOTE
+        if not note_file.exists():
+            self._check_empty()
+            self.directory.mkdir(parents=True, exist_ok=True)
+            note_file.touch(0o600)  # before all others: a build that is killed from here on starts over
         self._files.clear()
         note = _Note(network=self.options.network, miners=self.options.miners)
         self._write_note(note)
@@ -172,13 +189,20 @@ class Simulator:
         self._start_at(now_ms)
         self._journal.take()
 
+    def _check_empty(self) -> None:
+        own = {self._journal_file and self._journal_file.absolute()}
+        if not self.directory.exists() or own >= {*self.directory.absolute().iterdir()}:
+            return
+        what = "a validator" if (self.directory / "validation").exists() else "files"
+        raise SettingsError(f"{self.directory} has {what} that no simulator wrote: choose an empty directory")
+
     def load(self, now_ms: int) -> None:
         """Resumes the simulation in the directory, also after a kill.
 
         Raises SettingsError if the directory holds no complete simulation.
         """
-        note = self._read_note()
-        if note is None or not note.complete:
+        note = _note_in(self.directory)
+        if not note.complete:
             raise SettingsError(f"{self.directory} holds no simulation to resume")
         note.runs += 1
         self._write_note(note)
@@ -262,12 +286,6 @@ class Simulator:
     def _hotkey(self, number: int) -> str:
         make = make_synthetic_hotkey if self.options.network == "today" else make_hotkey
         return make(self.options.seed, number)
-
-    def _read_note(self) -> _Note | None:
-        try:
-            return msgspec.json.decode((self.directory / _NOTE).read_bytes(), type=_Note)
-        except FileNotFoundError:
-            return None
 
     def _write_note(self, note: _Note) -> None:
         self._files.write_document(_NOTE, msgspec.json.encode(note))

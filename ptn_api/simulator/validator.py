@@ -141,9 +141,6 @@ class ValidatorFiles:
     def remove_miner(self, hotkey: str) -> None:
         shutil.rmtree(self.miners / hotkey, ignore_errors=True)
 
-    def is_empty(self) -> bool:
-        return not self.miners.exists() or not any(self.miners.iterdir())
-
     def hotkeys(self) -> list[str]:
         return sorted(entry.name for entry in os.scandir(self.miners) if entry.is_dir())
 

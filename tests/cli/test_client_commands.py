@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
+import struct
+import subprocess
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -134,6 +138,51 @@ def test_live_top_prints_changes(ptn: Ptn) -> None:
     """Piped: the rows again once something has changed, until the reader or the user ends it."""
     ended = ptn.shell("ptn top --live --interval 0.1 --limit 1 -o ndjson | head -2")
     assert [json.loads(line)["rank"] for line in ended.lines] == [1, 1]
+
+
+def test_live_top_follows_the_size_of_its_terminal(ptn: Ptn) -> None:
+    """After a change the screen is cleared: the terminal has broken the lines. No number is shortened."""
+    import fcntl  # not on Windows
+    import termios
+
+    ours, theirs = os.openpty()
+
+    def resize(columns: int) -> None:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+
+    resize(100)
+    process = subprocess.Popen(
+        [*ptn.command, "top", "--live", "--interval", "0.1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ptn.home,
+        env={k: v for k, v in ptn.environment.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"},
+    )
+    shown = bytearray()
+
+    def until_shown(sign: bytes) -> None:
+        def read() -> bool:
+            with suppress(BlockingIOError):
+                shown.extend(os.read(ours, 65_536))
+            return sign in shown
+
+        until(read, what=str(sign))
+
+    os.set_blocking(ours, False)
+    try:
+        until_shown(b"phase")
+        assert b"\x1b[2J" not in shown
+        resize(50)
+        until_shown(b"\x1b[2J")
+        del shown[: shown.index(b"\x1b[2J")]
+        until_shown(b"Not shown here")
+        assert not re.search(r"[+.-]\d*\.?\d*…", shown.decode(errors="replace"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_S)
+        os.close(theirs)
+        os.close(ours)
 
 
 def test_live_top_outlives_a_restart_of_the_server(ptn: Ptn) -> None:

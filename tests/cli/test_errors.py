@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ptn_api.cli.client import rest_url, ws_url
 from ptn_api.cli.exit_status import EXIT_STATUSES, exit_status
 from ptn_api.errors import AuthenticationError, ClientError, ServerUnreachableError, SettingsError
 from tests.cli.ptn import Ptn
@@ -118,6 +119,68 @@ def test_an_untrusted_certificate(stranger: Ptn, tls: str, words: str, scheme: s
     assert ended.status == 4
     assert f"{tls} does not answer: certificate verify failed: " in ended.stderr
     assert "_ssl" not in ended.stderr
+    assert ended.stderr.count("SSL_CERT_FILE") == 1
+
+
+@pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
+def test_a_proxy_that_demands_tls(stranger: Ptn, words: str, scheme: str) -> None:
+    """As deploy/nginx answers without TLS: the key is not at fault."""
+    body = b'{"error": "https only"}'
+    head = f"HTTP/1.1 403 Forbidden\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+
+    def meet(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head + body)
+
+    with serving_each(meet) as address:
+        ended = stranger(words, "--url", f"{scheme}://{address}", PTN_API_KEY=SECRET)
+    assert ended.status in (1, 4)
+    assert ended.stderr.endswith(f"it accepts only TLS; use {scheme}s://{address}\n")
+    assert "PTN_API_KEY" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "http://127.0.0.1:48888"),
+        ({"PTN_API_REST_PORT": "0"}, "http://127.0.0.1:48888"),
+        ({"PTN_API_HOST": "0.0.0.0", "PTN_API_REST_PORT": "8001"}, "http://127.0.0.1:8001"),
+        ({"PTN_API_HOST": "::", "PTN_TLS_CERT": "c.pem"}, "https://[::1]:48888"),
+        ({"PTN_API_HOST": "10.0.0.1", "PTN_REST_URL": "http://there:1"}, "http://there:1"),
+    ],
+)
+def test_the_usual_address_is_that_of_the_environments_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], address: str
+) -> None:
+    """In the environment of a service, `ptn health` must not ask another server."""
+    for name in ("PTN_API_HOST", "PTN_API_REST_PORT", "PTN_TLS_CERT", "PTN_REST_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (variables | {"XDG_CONFIG_HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    assert rest_url(variables.get("PTN_REST_URL")) == address
+
+
+def test_the_streams_usual_address_has_its_own_host_and_port(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("PTN_API_HOST", "10.0.0.1")
+    monkeypatch.setenv("PTN_API_WS_PORT", "8002")
+    assert ws_url(None) == "ws://10.0.0.1:8002"
+    monkeypatch.setenv("PTN_API_WS_HOST", "10.0.0.2")
+    assert ws_url(None) == "ws://10.0.0.2:8002"
+
+
+def test_health_asks_the_server_of_the_environment(stranger: Ptn, closed_port: str) -> None:
+    ended = stranger("health", PTN_API_REST_PORT=closed_port.partition(":")[2])
+    assert ended.stderr == f"ptn: http://{closed_port} does not answer: Connection refused\n"
+
+
+def test_a_refused_key_is_told_once(stranger: Ptn, live: Live) -> None:
+    ended = stranger.process("stream", "--url", live.stream, PTN_API_KEY=SECRET)
+    assert ended.status == 3
+    assert ended.stderr.lower().count("authentication failed") == 1
+    assert "unknown or expired API key (check PTN_API_KEY)" in ended.stderr
 
 
 @pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
@@ -240,6 +303,18 @@ def test_a_key_file_without_a_key(stranger: Ptn, tmp_path: Path, content: str) -
     assert ended.status in (2, 3)
     assert len(ended.stderr.splitlines()) == 1
     assert not content or content not in ended.stderr
+
+
+def test_a_key_file_is_named_unless_it_may_be_the_key(stranger: Ptn, tmp_path: Path) -> None:
+    """An empty one is what a failed redirection leaves; one that is missing is in an existing folder."""
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "key").touch()
+    ended = stranger("me", "--api-key-file", "my/key")
+    assert ended == (3, "", "ptn: no usable API key in --api-key-file: my/key is empty\n")
+    missing = "cannot be read: No such file or directory"
+    for name, shown in (("my/other", "my/other"), ("my.key", "my.key"), (f"x/{SECRET}", "the file")):
+        ended = stranger("me", "--api-key-file", name)
+        assert ended == (2, "", f"ptn: --api-key-file: {shown} {missing}\n")
 
 
 # --- the rest ---------------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from ptn_api.access import KeyFile, KeyRing, check_keys, parse_keys
 from tests.cli.ptn import Ptn
 from tests.live import bare_environment
 
@@ -89,6 +91,89 @@ def test_the_key_alone_is_on_standard_output(ptn: Ptn) -> None:
     assert rotated.stdout != added.stdout
     assert "the old one is revoked" in rotated.stderr
     assert "stays valid for 12h" in ptn("keys", "rotate", "alice", "--grace=12h").stderr
+
+
+@pytest.mark.parametrize("words", [("add", "alice", "--tier=100"), ("rotate", "bob")])
+def test_a_new_key_is_written_to_a_file_when_it_is_valid(
+    ptn: Ptn, path: Path, words: tuple[str, ...]
+) -> None:
+    """Only the user can read it, and it is not printed. A failure leaves no file, and none is replaced."""
+    path.write_text('{"bob": "a key of many characters"}')
+    target = path.parent / "my.key"
+    failed = ptn("keys", words[0], words[1], "--key-file", target, *words[2:], PTN_API_KEYS_FILE="/proc/none")
+    assert (failed.status, target.exists()) != (0, True)
+    assert {*path.parent.iterdir()} == {path}
+    target.touch()  # what `>` leaves after a failure
+    added = ptn("keys", *words, "--key-file", target)
+    assert (added.status, added.stdout) == (0, "")
+    assert f"The key is in {target}." in added.stderr
+    assert target.stat().st_mode & 0o777 == 0o600
+    key = target.read_text().strip()
+    assert key not in added.stderr
+    grants = parse_keys(path.read_bytes()).grants
+    assert words[1] in {grant.alias for grant in grants if grant.digest == sha256(key.encode()).digest()}
+    before = path.read_bytes()
+    again = ptn("keys", "rotate", words[1], "--key-file", target)
+    assert again.status == 2
+    assert f"--key-file {target} exists already" in again.stderr
+    assert (path.read_bytes(), target.read_text().strip()) == (before, key)
+
+
+def test_a_missing_key_file_is_told_alike(tmp_path: Path) -> None:
+    """With all places where it may be, by every command, as wrong usage like a missing data directory."""
+    ptn = Ptn(tmp_path, bare_environment(tmp_path))
+    places = [f"ptn_api/{'api_keys.json'}", "v/vanta_api/api_keys.json", "v/ptn_api/api_keys.json"]
+    sentence = f"key file not found: {', '.join(str(tmp_path / place) for place in places)}"
+    for words in (["list"], ["check"], ["rotate", "alice"], ["revoke", "alice"]):
+        ended = ptn("keys", *words, "--validator-dir=v")
+        assert (ended.status, ended.stdout) == (2, "")
+        assert ended.stderr == f"ptn: {sentence} (see --api-keys-file)\n"
+    ports = ("--api-rest-port=0", "--api-ws-port=0")
+    assert f"{sentence}; all requests" in ptn("doctor", "--validator-dir=v", *ports).stdout
+
+
+def test_a_damaged_key_file_is_named(ptn: Ptn, path: Path) -> None:
+    path.write_text('{"alice": ')
+    for words in (["list"], ["add", "bob", "--tier=0"], ["rotate", "alice"]):
+        ended = ptn("keys", *words)
+        assert ended.status == 1
+        assert ended.stderr.startswith(f"ptn: {path}: the key file is not a JSON object: line 1")
+
+
+def test_problems_are_counted_as_they_are_printed(ptn: Ptn, path: Path) -> None:
+    """Unknown fields are among them, in the list, the check and the server's log."""
+    entry = {"key": "a key of many characters", "tier": "high", "colour": "red"}
+    path.write_text(json.dumps({"alice": entry}))
+    path.chmod(0o600)
+    assert "2 problems in" in ptn("keys", "list").stderr
+    assert len(ptn("keys", "check").lines) == 2
+    key_file = KeyFile(path, KeyRing())
+    key_file.refresh()
+    checked = check_keys(path.read_bytes())
+    assert [problem.line for problem in key_file.entry_problems] == [problem.line for problem in checked]
+    assert any(problem.sentence == 'user "alice": unknown field' for problem in key_file.entry_problems)
+    assert any(problem.sentence.endswith('unknown field "colour"') for problem in checked)
+    path.write_text(json.dumps({"alice": entry | {"tier": 30}}))
+    assert "1 problem in" in ptn("keys", "list").stderr
+
+
+def test_a_short_key_is_warned_about(ptn: Ptn, path: Path) -> None:
+    """It is valid all the same."""
+    path.write_text('{"alice": "123456789012345", "bob": "1234567890123456"}')
+    path.chmod(0o600)
+    ended = ptn("keys", "check")
+    assert (ended.status, ended.stdout) == (0, f"{path}: 2 keys, no problems\n")
+    assert ended.stderr.startswith(
+        f'ptn: warning: {path}: user "alice": the key has fewer than 16 characters'
+    )
+    assert "bob" not in ended.stderr
+    assert "12345" not in ended.stderr
+
+
+def test_usage_names_where_it_is_recorded(ptn: Ptn) -> None:
+    assert "so there is no --api-keys-file" in " ".join(
+        ptn("keys", "usage", "--help", COLUMNS="200").stdout.split()
+    )
 
 
 def test_a_missing_data_directory_is_not_an_idle_server(ptn: Ptn, tmp_path: Path) -> None:

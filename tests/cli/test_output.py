@@ -107,6 +107,17 @@ def test_a_table_that_is_kept_on_the_screen_may_be_shorter() -> None:
     assert "35 more: --limit 0." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("columns", [20, 30, 40, 50])
+def test_a_very_narrow_terminal_lacks_the_last_columns(columns: int) -> None:
+    """No number is shortened, which would be another number."""
+    title, names, row, *notes = on_terminal(ROW, columns=columns)
+    kept = names.split()
+    assert kept == ["miner", "pair", "leverage", "return", "lost", "opened", "closed"][: len(kept)]
+    assert row.split()[2:] == ["-10x", "+0.49%", "3.4%", "2025-07-29", "2025-07-30"][: len(kept) - 2]
+    assert "Not shown here: " in " ".join(notes)
+    assert max(map(len, (title, names, row, *notes))) <= columns
+
+
 def test_a_long_text_does_not_shorten_numbers() -> None:
     row = (HOTKEY, "SUBACCOUNT_CHALLENGE" * 2, *ROW[2:])
     *_, shown = on_terminal(row, columns=60)[:3]
@@ -162,6 +173,9 @@ def test_fewer_rows() -> None:
         (1, "open positions of 2 miners, best miner first", "1 open position of 2 miners, best miner first"),
         (1, "keys in /srv/keys of users.json", "1 key in /srv/keys of users.json"),
         (1, "entities", "1 entity"),
+        (1, "processes", "1 process"),
+        (1, "items since the start", "1 item since the start"),
+        (1, "files and folders", "1 file or folder"),
         (1, "miners, with the asset class that each chose", "1 miner, with the asset class that each chose"),
         (1_150, "trade pairs", "1,150 trade pairs"),
     ],

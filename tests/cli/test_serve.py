@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -132,6 +133,57 @@ def test_a_data_directory_of_the_validator(stranger: Ptn, tmp_path: Path, data_d
     assert sorted(checkout.rglob("*")) == before
     check_apart(checkout / ".ptn", checkout)
     check_apart(tmp_path, checkout)
+
+
+def test_doctor_checks_the_keys_of_the_demo(stranger: Ptn, tmp_path: Path) -> None:
+    """Those of a real server in the working directory are not the demo's."""
+    ports = ("--api-rest-port=0", "--api-ws-port=0")
+    for place, key in (("ptn_api/api_keys.json", "real"), ("demo/demo_api_keys.json", "demo")):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_text(json.dumps({key: {"key": f"the key of {key}", "tier": 100}}))
+    shown = stranger("doctor", "--demo", "--data-dir=demo", *ports).stdout
+    assert f"1 key in {tmp_path}/demo/demo_api_keys.json is valid" in shown
+    assert "ptn_api/api_keys.json" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"positions": {}}', "ok    validator   checkpoint c.json is usable, with 0 positions"),
+        ('{"positions": {', "bad   validator   --checkpoint c.json cannot be used: "),
+        (None, "bad   validator   --checkpoint c.json cannot be used: "),
+    ],
+)
+def test_doctor_reads_the_checkpoint(stranger: Ptn, tmp_path: Path, content: str | None, said: str) -> None:
+    """As `ptn serve` does, which ends if it is damaged."""
+    if content is not None:
+        (tmp_path / "c.json").write_text(content)
+    ended = stranger("doctor", "--checkpoint=c.json", "--api-rest-port=0", "--api-ws-port=0")
+    assert said in ended.stdout
+    assert (ended.status == 1) is said.startswith("bad")
+
+
+def test_doctor_suggests_the_validators_directory(stranger: Ptn, tmp_path: Path) -> None:
+    """As `ptn serve` does."""
+    (tmp_path / "here" / "validation" / "miners").mkdir(parents=True)
+    ended = stranger("doctor", "--validator-dir=nowhere", "--api-rest-port=0", "--api-ws-port=0")
+    assert f"see --validator-dir; did you mean {tmp_path / 'here'}? it is next to this one" in ended.stdout
+
+
+def test_findings_are_broken_between_words(stranger: Ptn, tmp_path: Path) -> None:
+    """Below their own column, on a terminal."""
+    words = ("doctor", "--demo", "--data-dir=demo", "--api-rest-port=0", "--api-ws-port=0")
+    whole = [line.split() for line in stranger(*words).stdout.splitlines()]
+    shown = stranger.on_terminal(*words, columns=70, statuses=(0, 1)).replace("\r", "").splitlines()
+    longest = max(len(word) for line in whole for word in line)
+    assert max(map(len, shown)) <= max(70, 18 + longest)
+    continued = [line for line in shown if line.startswith(" " * 18)]
+    assert continued
+    parts = "\n".join(shown).replace("\n" + " " * 18, " ")
+    assert {" ".join(line[:2]) for line in whole} == {
+        " ".join(line.split()[:2]) for line in parts.splitlines()
+    }
+    assert {word for line in shown for word in line.split()} <= {word for line in whole for word in line}
 
 
 def test_resync_wants_a_confirmation_and_a_data_directory(stranger: Ptn, tmp_path: Path) -> None:

@@ -699,7 +699,7 @@ async def test_states_tell_what_is_wrong_with_the_server(
 
 
 async def test_states_tell_what_is_wrong_with_the_connection(
-    server: FakeServer, timing: Timing, tmp_path: Path
+    server: FakeServer, timing: Timing, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At once, with a remedy, and not while it is well."""
     states = States()
@@ -725,6 +725,7 @@ async def test_states_tell_what_is_wrong_with_the_connection(
     ]
     problems = [problem for state in states.seen for problem in state.problems]
     assert all(problem.sentence and problem.remedy for problem in problems)
+    assert "Authentication failed; retrying in" in caplog.text
 
 
 async def test_states_tell_that_the_cursor_is_not_saved(

@@ -109,7 +109,7 @@ def test_ptn_keys_edits_the_cluster(options: ClusterOptions, tmp_path: Path) -> 
     listed = ptn("keys", "list", "--cluster", options.cluster, "--cluster-name", options.cluster_name)
     assert [line.split("\t")[::4] for line in listed.lines[1:]] == [["alice", "never"]]
     assert fingerprint(keys[1]) in listed.stdout
-    assert "1 keys, no problems" in ptn("keys", "check", **shared).stdout
+    assert "1 key, no problems" in ptn("keys", "check", **shared).stdout
     refused = ptn("keys", "push", file, **shared)
     assert (refused.status, "--replace" in refused.stderr) == (1, True)
     assert ptn("keys", "push", file, "--replace", **shared).status == 0

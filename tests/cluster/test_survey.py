@@ -94,6 +94,12 @@ def test_this_machines_copy(
     assert "the log of a single machine" in texts(doctor(tmp_path / "alone", **common), "bad")
 
 
+def test_a_monitoring_port_of_several_servers_is_asked_once() -> None:
+    """On one computer, the usual port of all of them is the same."""
+    options = ClusterOptions(cluster="nats://127.0.0.1:1,nats://127.0.0.1:2,nats://[::1]:3")
+    assert options.monitoring_ports == ["http://127.0.0.1:8222", "http://::1:8222"]
+
+
 def test_servers_that_fail(
     begun: JetStreamBroker, options: ClusterOptions, servers: Servers, tmp_path: Path
 ) -> None:

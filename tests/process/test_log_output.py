@@ -45,8 +45,11 @@ log.error("after", exc_info=True)
 """
 
 
+COLUMNS = "1000"
+
+
 def logged(to: int, code: str) -> None:
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "1000"}
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": COLUMNS}
     subprocess.run([sys.executable, "-c", SETUP + code], stderr=to, check=True, env=environment)
 
 
@@ -101,6 +104,15 @@ def test_a_line_on_a_terminal_is_short() -> None:
     shown = on_terminal('log.warning("keys_read", file="a b.json", count=None, ms=7)')
     line = shown.removeprefix("\r\x1b[K")
     assert re.fullmatch(r"\d\d:\d\d:\d\d warning rest       keys_read file='a b\.json' ms=7\s*", line)
+
+
+def test_a_long_line_is_broken_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.process.test_log_output.COLUMNS", "40")
+    shown = on_terminal('log.warning("skipped", reason="it has no miners and no positions, see the log")')
+    lines = shown.removeprefix("\r\x1b[K").replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= 40
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert " ".join(map(str.strip, lines)).endswith("it has no miners and no positions, see the log'")
 
 
 TITLED = """

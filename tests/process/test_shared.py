@@ -137,5 +137,5 @@ def test_doctor_looks_at_the_copy(tmp_path: Path) -> None:
     assert status == "warn"
     assert f"{path}; all requests get 401 until `ptn keys add --cluster`" in sentence
     add_key(path, "alice", 100)
-    assert found() == [("ok", f"1 keys in {path} are valid")]
+    assert found() == [("ok", f"1 key in {path} is valid")]
     assert ("bad", "give --cluster-keys or --api-keys-file, not both") in found(api_keys_file="keys.json")

@@ -257,6 +257,25 @@ def test_a_strangers_validator_is_not_touched(tmp_path: Path) -> None:
     assert stranger.exists()
 
 
+@pytest.mark.parametrize("name", ["validation/eliminations.json", "validation/miners", ".git/config"])
+def test_a_directory_with_other_files_is_not_touched(tmp_path: Path, name: str) -> None:
+    """A validator without miners, or any other directory: the error names the remedy."""
+    place = tmp_path / name
+    place.mkdir(parents=True) if name.endswith("miners") else place.parent.mkdir(parents=True)
+    if not place.exists():
+        place.write_text("mine")
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(SettingsError, match="choose an empty directory"):
+        built(tmp_path)
+    assert {*tmp_path.rglob("*")} == before
+    assert place.is_dir() or place.read_text() == "mine"
+
+
+def test_a_build_that_was_killed_at_its_first_file_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "simulator.json").touch()
+    assert len(built(tmp_path).store.names()) == QUIET.miners * QUIET.positions
+
+
 def test_nothing_can_be_loaded_where_nothing_was_built(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         Simulator(tmp_path, QUIET).load(T0)

@@ -103,6 +103,7 @@ def test_every_command_to_try_works_as_it_stands(tmp_path: Path, is_demo: bool) 
         lines = server.shown.partition("Try in another terminal:\n\n")[2].splitlines()
         commands = [line.strip() for line in lines if line.startswith("  ")]
         assert commands[0] == f"cd '{home}'"
+        assert ("api_keys.json  (none yet)" in server.shown) is not is_demo
         assert len(commands) == (4 if is_demo else 5)
         environment = bare_environment(tmp_path) | {"PATH": PATH}
         for command in commands[1:-1]:
@@ -120,7 +121,7 @@ def test_every_command_to_try_works_as_it_stands(tmp_path: Path, is_demo: bool) 
                 if "unknown or expired API key" not in done.stderr or time.monotonic() - begun > PATIENCE_S:
                     break
             assert (done.returncode, "Traceback" in done.stderr) == (0, False), (command, done.stderr)
-            assert done.stdout or ">" in command
+            assert done.stdout or "--key-file" in command
         stream = subprocess.Popen(
             ["sh", "-c", f"{commands[0]}; exec {commands[-1]}"],
             cwd="/",
@@ -196,6 +197,19 @@ def test_simulating_shows_its_progress(
     assert re.search(r"simulating miners .* 3/3", terminal.shown)
 
 
+def test_simulating_again_tells_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An existing directory keeps its size, whatever the options say."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    serve_command.simulate(tmp_path, miners=3, positions=2)
+    assert "3 miners x 2 positions" in capsys.readouterr().err
+    serve_command.simulate(tmp_path, miners=10)
+    shown = capsys.readouterr().err
+    assert f"{tmp_path}: exists already, with 3 miners (--miners: ignored" in shown
+    assert "10 miners" not in shown
+
+
 @pytest.mark.parametrize(
     ("variables", "remedy"),
     [
@@ -207,7 +221,7 @@ def test_simulating_shows_its_progress(
         ),
     ],
 )
-def test_a_taken_port_is_one_line_on_a_terminal(
+def test_a_taken_port_is_one_sentence_on_a_terminal(
     tmp_path: Path, variables: dict[str, str], remedy: str
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -216,10 +230,10 @@ def test_a_taken_port_is_one_line_on_a_terminal(
         with on_terminal(tmp_path, *arguments, **{"MAKELEVEL": ""} | variables) as server:
             assert server.process.wait(60) == 1
             reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use by {port_holder(port)}"
-            line = f"ptn: {reason}; choose another with --api-rest-port, {remedy}\n"
+            sentence = f"ptn: {reason}; choose another with --api-rest-port, {remedy}"
             until(lambda: server.shown.endswith("\n"))
-    assert server.shown.endswith(line)
-    assert server.shown.count("\n") == 1
+    assert " ".join(server.shown.split()) == sentence
+    assert max(map(len, server.shown.splitlines())) <= 80
 
 
 def test_the_server_without_its_dependencies(tmp_path: Path) -> None:

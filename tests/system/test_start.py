@@ -71,7 +71,7 @@ def test_a_data_directory_that_cannot_be_written(validator: Validator, tmp_path:
     (tmp_path / "data").write_text("in the way")
     result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={tmp_path / 'data'}")
     assert result.returncode == 1
-    assert "--data-dir" in result.stderr
+    assert f"--data-dir {tmp_path / 'data'} is not a directory" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -309,10 +309,14 @@ def test_the_log_of_another_validator(
 def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:
     """It makes its own keys, mode 0600, prints none without a terminal, and writes nowhere else.
 
-    Keys can be added to its file while it runs.
+    Keys can be added to its file while it runs. A real server's key file next to it is not used.
     """
     data_dir = tmp_path / "data"
-    with api(data_dir, demo=True, demo_miners=3, demo_positions=3, demo_orders_per_minute=600) as server:
+    real = tmp_path / "ptn_api" / "api_keys.json"
+    real.parent.mkdir()
+    real.write_text('{"alice": {"key": "a real key", "tier": 100}}')
+    options = {"demo_miners": 3, "demo_positions": 3, "demo_orders_per_minute": 600}
+    with api(data_dir, demo=True, api_keys_file=None, **options) as server:
         keys = data_dir / "demo_api_keys.json"
         assert keys.stat().st_mode & 0o777 == 0o600
         header = (data_dir / "demo-100.header").read_text().strip()
@@ -333,7 +337,8 @@ def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> 
         ).stdout.split()[-1]
         ask = {"headers": {"Authorization": f"Bearer {added}"}, "timeout": 30}
         until(lambda: requests.get(server.rest + "/me", **ask).status_code == 200, what="the added key")
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "server.log"}
+    assert "a real key" in real.read_text()
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "ptn_api", "server.log"}
 
 
 def test_a_start_as_with_the_networks_own_manager(

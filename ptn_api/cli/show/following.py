@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +14,7 @@ from ptn_api.cli.client import open_client
 from ptn_api.cli.show.choices import matching_hotkey
 from ptn_api.client.arguments import as_list
 from ptn_api.errors import ServerUnreachableError
+from ptn_api.summary import wrapped
 
 if TYPE_CHECKING:
     from ptn_api.client.connection import StreamState
@@ -79,10 +77,8 @@ def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
             if name not in printed and not final:
                 text = f"{prefix}: {sentence.removesuffix('.')} ({code})."
                 if sys.stderr.isatty():  # the remedy on a line below
-                    width = min(shutil.get_terminal_size().columns, 100)
-                    wrap = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
-                    text = wrap(text, subsequent_indent="  ")
-                    remedy = wrap(f"{remedy}.", initial_indent="  ", subsequent_indent="  ")
+                    text = wrapped(text, sys.stderr, indent="  ", widest=100)
+                    remedy = wrapped(f"{remedy}.", sys.stderr, first="  ", indent="  ", widest=100)
                     print(text, remedy, sep="\n", file=sys.stderr)
                 else:
                     print(f"{text} {remedy}.", file=sys.stderr)

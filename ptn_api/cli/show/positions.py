@@ -293,7 +293,7 @@ def run_top(
     interval_s: float,
 ) -> None:
     """Prints the leaderboard's first rows; with `live` until interrupted, each time it has changed."""
-    console, shown = Console(), None
+    console, shown, size = Console(), None, None
     with open_client(url, api_key_file) as client, contextlib.ExitStack() as stack:
         screen: Live | None = None
         if live and view.output == "table" and sys.stdout.isatty():
@@ -309,6 +309,9 @@ def run_top(
                 found, note = shown, "; the server does not answer at present"  # or a proxy in front of it
             rows = sorted(found.miners, key=lambda row: (TOP_ORDERS[sort](row), row.rank))
             if screen is not None:
+                if size not in (None, console.size):
+                    console.clear()  # the terminal has broken the lines of the wider frame
+                size = console.size
                 screen.update(fitted(_top_table(found, rows), console, view, note=note), refresh=True)
             elif found is not shown:
                 chosen = msgspec.structs.replace(found, miners=rows[: view.limit or None])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from ptn_api.cli.show.table import (
 )
 from ptn_api.client import calls
 from ptn_api.problems import PROBLEMS
+from ptn_api.summary import counted, wrapped
 from ptn_api.wire.about import Health, Me
 
 __all__ = ["run_health", "run_me"]
@@ -38,7 +37,7 @@ def run_me(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None
         print_document(body)
     elif sys.stdout.isatty():
         for sentence in _sentences(me, rest_url(url)):
-            print(textwrap.fill(sentence, shutil.get_terminal_size().columns))
+            print(wrapped(sentence, sys.stdout))
     else:
         fields = {"server": rest_url(url)} | dict(_flat(msgspec.to_builtins(me)))
         print("\n".join(f"{name}\t{'' if value is None else value}" for name, value in fields.items()))
@@ -100,10 +99,9 @@ def run_health(url: str | None, view: View) -> bool:
     with open_client(url, None, key_required=False) as client:
         body, health = fetch(client, calls.health())
     if view.output == "table":
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
         for line in _description(health, rest_url(url)):
             indent = "  " if line.startswith(("- ", "  ")) else ""
-            print(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False))
+            print(wrapped(line, sys.stdout, indent=indent))
     else:
         print_table(Table(_PROBLEM_COLUMNS, [*_problem_rows(health)], "problems"), view, body=body)
     return health.status == "ok"
@@ -124,8 +122,11 @@ def _problem_rows(health: Health) -> Iterator[Sequence[Any]]:
 def _description(health: Health, server: str) -> Iterator[str]:
     yield f"{server} {_STATES.get(health.status, health.status)}."
     for code, _, since, count, sentence, remedy in _problem_rows(health):
-        counted = getattr(PROBLEMS.get(code), "counted", "")
-        facts = [f"{count} {counted}" * (count is not None), f"since {format_time(since)} UTC" * bool(since)]
+        things = getattr(PROBLEMS.get(code), "counted", "")
+        facts = [
+            counted(count, things) if count is not None else "",
+            f"since {format_time(since)} UTC" * bool(since),
+        ]
         told = sentence or "unknown to this version"
         yield f"- {code} ({', '.join(filter(None, facts))}): {told}.".replace("`", "")
         yield f"  Remedy: {remedy or 'see the documentation of the server'}.".replace("`", "")
@@ -144,7 +145,8 @@ def _description(health: Health, server: str) -> Iterator[str]:
     ]
     yield f"Event log: {' and '.join(good if state else bad for state, good, bad in states)}."
     if health.key_file.left_out:
-        yield f"Key file: {health.key_file.left_out} entries cannot be used (ptn keys check)."
+        entries = counted(health.key_file.left_out, "entries")
+        yield f"Key file: {entries} cannot be used (ptn keys check)."
     if (cluster := health.cluster) is not None:
         behind = "unknown" if cluster.behind_ms is None else f"{cluster.behind_ms} ms"
         role = "it writes" if cluster.writes else "it follows"

@@ -254,8 +254,8 @@ def rendered(
 ) -> RenderableType:
     """The table as a terminal shows it: a title, one line per row, and the notes.
 
-    Columns without a value are left out, and spare ones as well where the terminal is narrow. `remedy` shows
-    the rows beyond the limit.
+    Columns without a value are left out. Where the terminal is narrow, so are spare ones, then texts are cut,
+    then the last columns are left out. `remedy` shows the rows beyond the limit.
     """
     shown = table.rows[: view.limit or None]
     used = [
@@ -269,14 +269,15 @@ def rendered(
         grid = _grid(table, shown, used, console, longest, wide=view.wide)
         excess = _width_of(grid, console) - console.width
         spare = [n for n in used if table.columns[n].spare]
-        if view.wide or longest or excess <= 0:
-            break
-        if spare:
-            used.remove(spare[-1])
-            left_out.insert(0, table.columns[spare[-1]].heading)
-            continue
-        # Rich would shorten numbers as well.
         texts = [n for n in used if table.columns[n].kind is TEXT]
+        if view.wide or excess <= 0 or len(used) == 1:
+            break
+        # Rich would shorten numbers as well.
+        if spare or longest or not texts:
+            last = (spare or used)[-1]
+            used.remove(last)
+            left_out.insert(0, table.columns[last].heading)
+            continue
         cells = {n: (table.columns[n].heading, *(row[n] for row in shown)) for n in texts}
         widths = {n: max(len(str(cell)) for cell in column) for n, column in cells.items()}
         n = max(widths, key=lambda n: widths[n], default=0)
