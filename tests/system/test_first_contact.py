@@ -232,8 +232,9 @@ def test_a_taken_port_is_one_sentence_on_a_terminal(
             reason = f"cannot listen on 127.0.0.1 port {port}: Address already in use by {port_holder(port)}"
             sentence = f"ptn: {reason}; choose another with --api-rest-port, {remedy}"
             until(lambda: server.shown.endswith("\n"))
-    assert " ".join(server.shown.split()) == sentence
-    assert max(map(len, server.shown.splitlines())) <= 80
+    assert server.shown.split() == sentence.split()
+    longest = max(map(len, sentence.split()))  # the command's, which is this test's
+    assert max(map(len, server.shown.splitlines())) <= max(80, longest)
 
 
 def test_the_server_without_its_dependencies(tmp_path: Path) -> None:
