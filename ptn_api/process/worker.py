@@ -255,7 +255,10 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
 
 
 async def _open_writer(config: WorkerConfig, control: WorkerControl) -> EventLogWriter | None:
-    """Opens the log; waits while the disk is full or the file damaged. None if a stop comes first."""
+    """Opens the log; waits while the disk is full or the file damaged. None if a stop comes first.
+
+    What intake reads first is read here, too, since a later error would end the start.
+    """
     from ptn_api.event_log import open_writer
     from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 
@@ -268,6 +271,11 @@ async def _open_writer(config: WorkerConfig, control: WorkerControl) -> EventLog
                 retention_ms=settings.retention_ms,
                 retention_bytes=settings.retention_bytes,
             )
+            with contextlib.ExitStack() as unread:
+                unread.callback(event_log.close)
+                event_log.fingerprints()
+                event_log.document_fingerprints()
+                unread.pop_all()
         except RETRIED_WRITE_ERRORS as error:
             is_damaged = isinstance(error, LogDamagedError)
             control.problems.set("log_unusable", is_damaged)

@@ -157,12 +157,22 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def first_page_of_positions(path: Path) -> None:
+    """What intake reads first, though the log itself can be opened."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'positions'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"garbage " * (size // 8))
+
+
 def counters(path: Path) -> None:
     change(path.parent, "UPDATE log SET sequence = sequence + 5")
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("damage", [garbage, truncated, counters])
+@pytest.mark.parametrize("damage", [garbage, truncated, first_page_of_positions, counters])
 def test_a_log_that_cannot_be_used_is_said(
     damage: Callable[[Path], None], validator: Validator, data_dir: Path
 ) -> None:
