@@ -140,6 +140,7 @@ def _parse(text: str, parsed: KeyFileContent) -> Iterator[None]:
             parsed.unknown.append(_UnknownField(lines[name], user, name))
         repeated.clear()
         usable = not any(fault.fatal for fault in faults)
+        entries.pop(alias, None)  # the last entry counts, also against another user's with the same key
         entries[alias] = (line, grants_of(alias, entry) if usable else [])
         yield
     by_digest: dict[bytes, Grant] = {}

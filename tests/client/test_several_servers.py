@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptn_api.client import (
@@ -637,6 +637,12 @@ ACTIONS = ["order", "order", "fetch", "fetch", "fetch", "wipe", "stop", "resume"
 
 
 @tries(300)
+@example(2, [("wipe", 1, 1), ("restart", 0, 1), ("fetch", 1, 1)])
+@example(2, [("fetch", 0, 1), ("order", 0, 1), ("wipe", 1, 1), ("fetch", 1, 1), ("wipe", 0, 1)])
+@example(
+    2,
+    [("fetch", 0, 1), ("order", 0, 1), ("wipe", 0, 1), ("wipe", 1, 1), ("fetch", 1, 1), ("restart", 0, 1)],
+)
 @given(
     st.integers(2, 3),
     st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2), st.integers(1, 5_000)), max_size=60),

@@ -124,7 +124,7 @@ class Coverage:
         return (
             self.since is not None
             and self.since <= start
-            and not any(first < end and start < last for first, last in self.holes)
+            and not any(first <= end and start <= last for first, last in self.holes)
         )
 
     def covers(self, start: float, end: float) -> bool:
@@ -179,6 +179,7 @@ class Merge:
         self._wait_ms = wait_ms
         self._behind_ms = behind_ms
         self._begin: float | None = None
+        """No order of before this time is wanted: the start of the first run. None while it is unknown."""
         self._latest = -math.inf
         self._pending: list[_Pending] = []
         self._untold: deque[tuple[int, Gap]] = deque()
@@ -203,11 +204,15 @@ class Merge:
     def follow(self, server: int, now: float) -> None:
         """Notes that a server without a cursor is followed from now on."""
         coverage = self.servers[server]
-        if self._begin is None:
-            self._begin = min((c.since for c in self.servers if c.since is not None), default=now)
+        self._begin = begin = self._known_begin(now)
         if coverage.since is None:
             # The servers are not connected at the same moment; no order of before the start is wanted.
-            coverage.since = self._begin if now - self._begin <= self._margin_ms else now
+            coverage.since = begin if now - begin <= self._margin_ms else now
+
+    def _known_begin(self, default: float) -> float:
+        if self._begin is not None:
+            return self._begin
+        return min((c.since for c in self.servers if c.since is not None), default=default)
 
     def order(
         self, server: int, identity: bytes, seen_ms: float, price: float, leverage: float | None, now: float
@@ -252,6 +257,7 @@ class Merge:
         """A server continues without the messages of the gap."""
         self.check_clock(now)
         coverage = self.servers[server]
+        self._begin = self._known_begin(-math.inf)
         start = -math.inf if coverage.since is None else max(coverage.since, coverage.complete)
         coverage.since = -math.inf if coverage.since is None else coverage.since
         coverage.add_hole(start, now)
@@ -284,7 +290,7 @@ class Merge:
                 start = max(start, self._begin)
             others = [c for number, c in enumerate(self.servers) if number != pending.server]
             able = [c for c in others if c.reaches_back_to(start, pending.end)]
-            if any(c.complete >= pending.end for c in able):
+            if any(c.complete > pending.end for c in able):  # an order may come in the same ms
                 continue
             if any(c.replaying or now < pending.end + self._wait_ms for c in able):
                 undecided.append(pending)
