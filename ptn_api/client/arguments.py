@@ -118,7 +118,7 @@ def miners_from(choice: Choice | None) -> list[str] | None:
     names = as_list(choice)
     for name in names or ():
         if len(name) < WHOLE_HOTKEY:
-            logger.warning("%r is no whole hotkey (prefixes work only in `ptn`)", name)
+            logger.warning("%r is not a whole hotkey (only the `ptn` command accepts prefixes)", name)
     return names
 
 

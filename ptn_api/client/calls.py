@@ -680,7 +680,7 @@ def miner_positions(
     )
 
 
-_NO_POSITIONS = "no positions of miner %r: is the hotkey right, and whole? (prefixes work only in `ptn`)"
+_NO_POSITIONS = "no positions of miner %r: is it a whole hotkey? (only the `ptn` command accepts prefixes)"
 
 
 class _ChosenMiners(msgspec.Struct, frozen=True):

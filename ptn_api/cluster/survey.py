@@ -85,8 +85,8 @@ def why_unanswered(options: ClusterOptions, error: BrokerError) -> str:
         remedy += " the network"
     elif 2 * len(up) <= total:
         remedy = (
-            f"only {len(up)} of {total} NATS servers can be reached ({', '.join(up)}), which is no majority."
-            f" Start the others: {', '.join(down)}"
+            f"only {len(up)} of {total} NATS servers can be reached ({', '.join(up)}), which is not a"
+            f" majority. Start the others: {', '.join(down)}"
         )
     else:
         remedy = (

@@ -185,7 +185,7 @@ class Position(PositionState, kw_only=True):
 
     @property
     def trade_pair_id(self) -> str:
-        """The trade pair's id, such as "BTCUSD", whatever the form of `trade_pair`."""
+        """The trade pair's id, such as "BTCUSD"; `trade_pair` may be a list, an object or a string."""
         return pair_id(self.trade_pair)
 
     def _summary(self) -> Summary:

@@ -69,7 +69,7 @@ def test_a_prefix_of_a_hotkey_is_logged(server: FakeServer, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING, "ptn_api.client"):
         connect(server.url, server.api_key, miners=["5E9un", MINER])
     assert [record.getMessage() for record in caplog.records] == [
-        "'5E9un' is no whole hotkey (prefixes work only in `ptn`)"
+        "'5E9un' is not a whole hotkey (only the `ptn` command accepts prefixes)"
     ]
 
 
