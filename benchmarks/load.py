@@ -24,6 +24,7 @@ class Rate(NamedTuple):
 
     per_s: float
     per_core_s: float
+    seconds: float
 
 
 def measured(
@@ -36,7 +37,7 @@ def measured(
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     before = cpu()
     answers, took = (_wrk if installed("wrk") else _loop)(url, seconds, connections, named)
-    return Rate(answers / took, answers / (cpu() - before))
+    return Rate(answers / took, answers / (cpu() - before), took)
 
 
 def _wrk(url: str, seconds: float, connections: int, headers: dict[str, str]) -> tuple[int, float]:

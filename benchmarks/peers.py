@@ -189,10 +189,14 @@ class PythonServer:
         self._process.terminate()
         self._process.communicate()
 
+    def pids(self) -> list[int]:
+        """Returns its processes."""
+        process = psutil.Process(self._process.pid)
+        return [one.pid for one in (process, *process.children(recursive=True))]
+
     def cpu(self) -> float:
         """Returns the CPU seconds of its processes."""
-        process = psutil.Process(self._process.pid)
-        return sum(cpu_seconds(one.pid) for one in (process, *process.children(recursive=True)))
+        return sum(map(cpu_seconds, self.pids()))
 
 
 def _free_port() -> int:
