@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ptn_api import __version__
 from ptn_api.fanout.event_stream import EventFraming
 from ptn_api.model.documents import (
     AccountSnapshot,
@@ -348,7 +349,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             tier=100,
             expires_ms=1_798_761_600_000,
             limits=KeyLimits(websocket_connections=5, requests_per_minute=600),
-            version="0.1.0",
+            version=__version__,
         )
     },
     "/health": {

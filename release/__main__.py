@@ -75,8 +75,9 @@ def prepare(root: Path, version: str, date: str) -> tuple[dict[str, str], str]:
     }
     for name in TYPESCRIPT:
         changed[name] = _TYPESCRIPT_VERSION.sub(rf"\g<1>{version}", (root / name).read_text())
+    unreleased = re.compile(rf"Since:(\s+)after\s+{re.escape(current[1])}\.")  # docstrings are wrapped
     for path in sorted((root / "ptn_api").rglob("*.py")):
-        new_fields = (text := path.read_text()).replace(f"Since: after {current[1]}.", f"Since: {version}.")
+        new_fields = unreleased.sub(rf"Since:\g<1>{version}.", text := path.read_text())
         if new_fields != text:
             changed[str(path.relative_to(root))] = new_fields
     return changed, notes.strip() + "\n"

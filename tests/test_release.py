@@ -27,7 +27,9 @@ def checkout(tmp_path: Path) -> Path:
     """A repository whose `make` builds a package at once."""
     (tmp_path / "ptn_api").mkdir()
     (tmp_path / "ptn_api/__init__.py").write_text('"""Text."""\n\n__version__ = "0.1.0"\n')
-    (tmp_path / "ptn_api/model.py").write_text('"""The time. Unit: ms. Since: after 0.1.0."""\n')
+    (tmp_path / "ptn_api/model.py").write_text(
+        '"""The time. Unit: ms. Since: after 0.1.0."""\n"""The price. Since: after\n    0.1.0."""\n'
+    )
     (tmp_path / "web/client").mkdir(parents=True)
     for name in TYPESCRIPT:
         (tmp_path / name).write_text('{\n  "name": "ptn-api-client",\n  "version": "0.1.0"\n}\n')
@@ -59,7 +61,8 @@ def test_a_release_is_committed_and_tagged(checkout: Path) -> None:
     assert "## [Unreleased]\n\n## [0.2.0] - 2" in changelog
     assert changelog.endswith("\n\n### Added\n- A thing.\n\n## [0.1.0] - 2026-11-25\n\n- First.\n")
     assert '__version__ = "0.2.0"' in (checkout / "ptn_api/__init__.py").read_text()
-    assert "Since: 0.2.0." in (checkout / "ptn_api/model.py").read_text()
+    model = (checkout / "ptn_api/model.py").read_text()
+    assert ("after" not in model, model.count("0.2.0.")) == (True, 2)
     assert {json.loads((checkout / name).read_text())["version"] for name in TYPESCRIPT} == {"0.2.0"}
     assert git(checkout, "status", "--porcelain") == ""
     assert git(checkout, "log", "-1", "--format=%s") == "Release 0.2.0\n"
