@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -24,9 +25,17 @@ def lives(process: psutil.Process | int) -> bool:
 
 def suspend(pid: int) -> None:
     """Stops the process, which does nothing any more when this returns. SIGCONT lets it continue."""
-    process = psutil.Process(pid)
-    process.send_signal(signal.SIGSTOP)
-    until(lambda: process.status() == psutil.STATUS_STOPPED, what=f"process {pid} is stopped")
+    psutil.Process(pid).send_signal(signal.SIGSTOP)
+    until(lambda: _states(pid) == {"T"}, what=f"process {pid} is stopped")
+
+
+def _states(pid: int) -> set[str]:
+    """The states of its threads: on a busy machine, one may go on while the first is stopped already."""
+    stats = Path("/proc", str(pid), "task").glob("*/stat")
+    try:
+        return {stat.read_text().rpartition(")")[2].split()[0] for stat in stats}
+    except OSError:  # one has just ended
+        return set()
 
 
 @contextmanager

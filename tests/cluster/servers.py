@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.ports import reserved_ports
+from tests.processes import suspend
 from tests.waiting import until
 
 __all__ = ["Server", "Servers", "missing", "nats_servers"]
@@ -100,7 +101,7 @@ class Server:
 
     def freeze(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        suspend(self._process.pid)
 
     def thaw(self) -> None:
         assert self._process is not None

@@ -52,9 +52,22 @@ from tests.waiting import PATIENCE_S, until
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
+class SettledBroker(JetStreamBroker):
+    """Waits before each read until every server has what was written: any of them may answer."""
+
+    async def _batch(self, stream: str, wanted: dict[str, Any]) -> list[Any]:
+        client = await self._connection(self._request_s)
+        while True:
+            answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=self._request_s)
+            replicas = json.loads(answer.data)["cluster"]["replicas"]
+            if all(replica["current"] and not replica.get("lag") for replica in replicas):
+                return await super()._batch(stream, wanted)
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def broker(options: ClusterOptions) -> Iterator[JetStreamBroker]:
-    with contextlib.closing(JetStreamBroker(options)) as broker:
+    with contextlib.closing(SettledBroker(options)) as broker:
         yield broker
 
 

@@ -29,6 +29,7 @@ from tests.cluster.servers import missing
 from tests.event_log.reading import NOW, numbers
 from tests.factories import T0, order, position, written
 from tests.live import bare_environment
+from tests.processes import suspend
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
@@ -148,7 +149,7 @@ def test_a_suspended_machine_stands_by(machines: Machines, ptn_figures: list[str
                 machines.wait_known("b")
                 family = [a.process.pid, *(child.pid for child in a.children().values())]
                 for pid in family:
-                    psutil.Process(pid).send_signal(signal.SIGSTOP)
+                    suspend(pid)
                 try:
                     opened = validator.add_order(opened)
                     client.wait_for(2)

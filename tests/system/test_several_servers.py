@@ -16,6 +16,7 @@ import pytest
 from ptn_api.access import add_key
 from ptn_api.client import Gap, PTNWebSocketMessage, Stream, StreamState
 from tests.chaos import ChaosProxy
+from tests.processes import suspend
 from tests.system.api import Api, api
 from tests.system.test_faults import QUICK
 from tests.system.validator import Validator
@@ -62,10 +63,10 @@ class Site:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """SIGSTOP of every process."""
+        """Suspends every process."""
         family = [psutil.Process(self.server.process.pid), *self.server.children().values()]
         for process in family:
-            process.send_signal(signal.SIGSTOP)
+            suspend(process.pid)
         try:
             yield
         finally:
