@@ -233,7 +233,7 @@ class SqliteWriter(SqliteReader):
         while more:
             with self._transaction() as (db, state):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
-                prune_removed_orders(db, oldest_ms=oldest_ms)
+                prune_removed_orders(db, state, oldest_ms=oldest_ms)
                 state.tombstone_floor = max(state.tombstone_floor, prune_deleted(db, oldest_ms=oldest_ms))
         self.delete_unused_chunks()
         self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
