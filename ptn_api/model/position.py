@@ -232,9 +232,9 @@ _EMPTY_ORDERS = b'"orders":[]'
 _ORDERS_HERE = b"\0"
 """Marks where the orders were cut out: a character that JSON does not contain."""
 _MAX_DEPTH = 48
+"""More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _MOST_MALFORMED_ORDERS = 10_000
 """Beyond that, the file is refused: no order may wait for seconds until a million of them were examined."""
-"""More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
 _AS_ROUND = bytes.maketrans(b"[]{}", b"()()")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
