@@ -241,6 +241,7 @@ class SqliteWriter(SqliteReader):
 
     def close(self) -> None:
         super().close()
+        self._checkpoint()  # readers, which may be there for longer, cannot
         with self._write_lock:
             if self._writer is not None:
                 self._writer.close()
