@@ -395,6 +395,16 @@ def test_pruning_by_age_moves_the_floor(make_log: MakeLog) -> None:
     assert len(list(log.positions())) == 2
 
 
+def test_new_orders_are_announced_while_the_clock_is_behind_the_logs_creation(log: EventLogWriter) -> None:
+    """Set back by mistake, or set right after it was ahead: the validator's orders have its times, too."""
+    now_ms = T0 - DAY
+    log.append([written(position(1, [order(1, at=now_ms - 2 * 60_000), order(2, at=now_ms - 5)]))], now_ms)
+    assert numbers(log) == [2]
+    assert [event.late for event in announced(log)] == [False]
+    log.append([written(position(2, [order(3, at=now_ms - 5)]))], NOW)
+    assert numbers(log) == [2]
+
+
 @pytest.mark.parametrize(
     ("times", "prune_ms"),
     [((NOW + 9 * DAY, NOW, NOW), NOW + DAY + 1), ((NOW, NOW, NOW - 9 * DAY), NOW)],
