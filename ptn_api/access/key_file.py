@@ -154,7 +154,7 @@ class KeyFile:
             return self._report(error)
 
     def _take(self, changed: _Changed, parsed: KeyFileContent) -> bool:
-        """Replaces the keys, unless the content is the same as before."""
+        """Replaces the keys, unless version and content are the same as before."""
         read, self._read = self._read, (changed.version, hashlib.sha256(changed.content).digest())
         self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
@@ -168,7 +168,7 @@ class KeyFile:
         self._missing += 1
         # Some editors delete the file before they write it: the first miss revokes nothing.
         revoked = self._missing == 2 and len(self._ring) > 0
-        if revoked:
+        if self._missing == 2:  # expired keys as well: the clock may be wrong
             self._read = ("", b"")
             self.entry_problems = []
             self._ring.replace([])

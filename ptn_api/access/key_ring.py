@@ -84,6 +84,8 @@ class KeyRing:
     def __init__(self, clock: Clock = wall_ms) -> None:
         self._clock = clock
         self._holders: dict[bytes, KeyHolder] = {}
+        self._expired: set[bytes] = set()
+        """The keys that `expire` has found expired."""
         self._listeners: list[Callable[[], None]] = []
         self.left_out = 0
         """Number of entries of the key file that cannot be used."""
@@ -110,14 +112,15 @@ class KeyRing:
         self._notify()
 
     def expire(self) -> bool:
-        """Drops expired keys; returns whether there were any.
+        """Tells the listeners if keys have expired since the last call; returns whether any have.
 
-        `lookup` rejects them in any case; calling this every second lets the listeners end open sessions.
+        `lookup` rejects them in any case; calling this every second lets the listeners end open sessions. The
+        keys stay in the ring: if the clock was set forward by mistake, they are valid again once it is right.
         """
-        valid = {digest: holder for digest, holder in self._holders.items() if self._is_valid(holder)}
-        if len(valid) == len(self._holders):
+        before = self._expired
+        self._expired = {digest for digest, holder in self._holders.items() if not self._is_valid(holder)}
+        if self._expired <= before:
             return False
-        self._holders = valid
         self._notify()
         return True
 
@@ -138,4 +141,5 @@ class KeyRing:
             listener()
 
     def __len__(self) -> int:
-        return len(self._holders)
+        """The number of keys that are valid now."""
+        return sum(map(self._is_valid, self._holders.values()))

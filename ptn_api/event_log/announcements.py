@@ -47,6 +47,14 @@ class AppendTime(msgspec.Struct, frozen=True, kw_only=True):
     late_ms: int
     created_ms: int
 
+    def is_history(self, order: Order) -> bool:
+        """Returns whether the order was placed before the log was created.
+
+        While the clock is behind that time, it is wrong or was so then, and new orders have its times.
+        """
+        is_new = self.now_ms < self.created_ms and abs(order.processed_ms - self.now_ms) <= self.late_ms
+        return order.processed_ms <= self.created_ms and not is_new
+
 
 class Conflict(NamedTuple):
     """An order that came back with another time or leverage; the first version is kept."""
@@ -137,7 +145,7 @@ def announcements(
     """
     position, text = change.position, change.text
     orders = position.orders
-    announced = [index for index in unseen if orders[index].processed_ms > time.created_ms]
+    announced = [index for index in unseen if not time.is_history(orders[index])]
     if not announced:
         return
     last_seen = _last_seen(orders, announced)

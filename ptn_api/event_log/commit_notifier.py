@@ -15,10 +15,14 @@ import stat
 import tempfile
 from pathlib import Path
 
+import structlog
+
 from ptn_api.errors import LogError
 from ptn_api.tasks import wait_for_event
 
 __all__ = ["CommitNotifier", "SocketCommitListener", "listener_folder"]
+
+logger = structlog.get_logger()
 
 _PATH_LIMIT = 107
 """Longest path of a Unix socket in bytes; the kernel's field has 108 with the final NUL."""
@@ -70,36 +74,61 @@ class CommitNotifier:
 
 
 class SocketCommitListener:
-    """The reader's side, bound to the asyncio loop that it is created in."""
+    """The reader's side, bound to the asyncio loop that it is created in.
+
+    Where no socket can be bound, as on a full disk, only the timeouts end its waits; it tries again at each.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loop = asyncio.get_running_loop()
         self._committed = asyncio.Event()
-        self._socket, self._path = _bound_socket(folder)
-        self._loop.add_reader(self._socket, self._on_datagram)
+        self._socket: socket.socket | None = None
+        self._path = folder
+        self._reason = ""
+        """Why no socket could be bound."""
+        self._closed = False
+        self._bind()
 
     async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
         """Returns after the next commit (at once after one since the last wait), or after the timeout."""
         notified = await wait_for_event(self._committed, timeout_ms)
-        if not notified and self._socket.fileno() != -1 and not self._path.exists():
-            # The folder was cleaned, and without its file the socket receives nothing: bind a new one.
-            self.close()
-            self._socket, self._path = _bound_socket(self._folder)
-            self._loop.add_reader(self._socket, self._on_datagram)
+        if not notified and not self._closed:
+            self._bind()
         self._committed.clear()
 
     def close(self) -> None:
-        if self._socket.fileno() == -1:
+        self._closed = True
+        self._unbind()
+
+    def _bind(self) -> None:
+        """Binds a socket if there is none, or if its file has been removed: it would receive nothing."""
+        if self._socket is not None and os.path.exists(self._path):
+            return
+        self._unbind()
+        try:
+            self._socket, self._path = _bound_socket(self._folder)
+        except LogError as error:
+            if str(error) != self._reason:
+                self._reason = str(error)
+                logger.warning("commits_not_notified", reason=self._reason)
+            return
+        self._reason = ""
+        self._loop.add_reader(self._socket, self._on_datagram, self._socket)
+
+    def _unbind(self) -> None:
+        if self._socket is None:
             return
         self._loop.remove_reader(self._socket)
         self._socket.close()
-        self._path.unlink(missing_ok=True)
+        self._socket = None
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
-    def _on_datagram(self) -> None:
+    def _on_datagram(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while True:
-                self._socket.recv(1)
+                listener.recv(1)
                 self._committed.set()
 
 
@@ -117,6 +146,8 @@ def _bound_socket(folder: Path) -> tuple[socket.socket, Path]:
         hidden.rename(path)
     except OSError as error:
         listener.close()
+        with contextlib.suppress(OSError):
+            hidden.unlink()
         raise LogError(f"cannot bind a socket in {folder}: {error}", code="no_listener") from error
     return listener, path
 

@@ -447,9 +447,9 @@ class EventLogWriter(EventLog, Protocol):
         """Applies the changes in one transaction and returns when they are durable.
 
         Idempotent: a change without effect does not increase the revision. Orders processed at or before the
-        log's creation (`created_ms`) are state and never events, whenever they are first seen. The events of
-        one call are sorted by (largest processed_ms so far in the position's list, position_uuid, index in
-        the list).
+        log's creation (`created_ms`) are state and never events, whenever they are first seen, except new
+        ones while the clock is behind that time. The events of one call are sorted by (largest processed_ms
+        so far in the position's list, position_uuid, index in the list).
 
         Raises LogUnwritableError, having changed nothing, or its outcome is not known: the log of several
         machines may have taken the changes although no acknowledgement came. The next call finds out, so the

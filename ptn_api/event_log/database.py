@@ -1,8 +1,8 @@
 """The log's SQLite file: connections, and the errors that SQLite's errors become.
 
 The file is in WAL mode with synchronous=FULL: a commit that returned survives kill -9 and power loss, and
-readers never block the writer. Readers connect read-write with query_only: a read-only connection that is the
-last one could not recover after a killed writer (checkpoint the WAL and remove it).
+readers never block the writer. Readers connect read-only: after a killed writer, the last connection that may
+write removes the write-ahead log when it is closed, and with it what `lost_commits` needs.
 
 Only SQLite may open the file: POSIX locks belong to the process, and closing any other descriptor of the file
 would drop them.
@@ -155,9 +155,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Connects for reading. Raises LogMissingError until a writer has created or migrated the log."""
     with reading():
-        db = _connect(path)
+        db = _connect(path, mode="ro")
         try:
-            db.execute("PRAGMA query_only = ON")
             require_schema(db, path)
         except BaseException:  # Ctrl-C as well: the connection would keep its locks
             db.close()
@@ -195,9 +194,9 @@ def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
         db.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",  # never creates a file: make_file() sets its permissions
+        f"file:{quote(str(path))}?mode={mode}",  # never creates a file: make_file() sets its permissions
         uri=True,
         timeout=_BUSY_S,
         isolation_level=None,  # explicit BEGIN and COMMIT

@@ -659,6 +659,13 @@ def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int)
     return len(rows) == _BATCH and all(map(intact, rows))
 
 
-def prune_removed_orders(db: sqlite3.Connection, *, oldest_ms: int) -> None:
-    """Forgets orders removed before then: they were announced earlier still, so their events are gone."""
-    db.execute("DELETE FROM removed_orders WHERE removed_ms < ?", (oldest_ms,))
+def prune_removed_orders(db: sqlite3.Connection, state: LogState, *, oldest_ms: int) -> None:
+    """Forgets orders removed before then, except those of positions with events.
+
+    They were announced earlier still, but if the clock was wrong meanwhile, their events may be left.
+    """
+    db.execute(
+        "DELETE FROM removed_orders WHERE removed_ms < ? AND NOT EXISTS"
+        " (SELECT 1 FROM positions WHERE id = position AND last_sequence >= ?)",
+        (oldest_ms, state.floor),
+    )

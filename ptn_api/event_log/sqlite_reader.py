@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.clock import monotonic_ms
-from ptn_api.errors import LogDamagedError, LogError, LogPrunedError
+from ptn_api.errors import LogDamagedError, LogError, LogPrunedError, LogReplacedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
     CopyStatus,
@@ -64,7 +64,8 @@ class SqliteReader:
     """An `EventLog` (see contract.py) over a SQLite file; threads may share it.
 
     Any call raises LogReplacedError once the log was deleted or replaced: everything that this process
-    derived from it is void, and it should start again.
+    derived from it is void, and it should start again. So do calls that read the head, once a writer that
+    lost commits has given the log a new epoch.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -95,7 +96,7 @@ class SqliteReader:
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         with self._snapshot() as db:
-            state = LogState.load(db)
+            state = self._load(db)
             if after + 1 < state.floor:
                 raise LogPrunedError(f"events after {after} are gone, the oldest is {state.floor}")
             last = min(after + limit, state.sequence)
@@ -103,7 +104,7 @@ class SqliteReader:
 
     def first_timestamp_after(self, sequence: int) -> int | None:
         with self._snapshot() as db:
-            state = LogState.load(db)
+            state = self._load(db)
             for candidate in range(max(sequence + 1, state.floor), state.sequence + 1):
                 events = events_after(db, candidate - 1, candidate, self.damaged_rows, orders=False)
                 if events:  # nearly always the first
@@ -190,7 +191,7 @@ class SqliteReader:
 
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
-            state = LogState.load(db)
+            state = self._load(db)
             removed = self._removed(db, since_revision)
             changed = self._intact(db, _position_rows(db, since_revision))
         return Head(sequence=state.sequence, revision=state.revision), changed, removed
@@ -294,7 +295,7 @@ class SqliteReader:
         return [position for position in positions if position is not None]
 
     def _removed(self, db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-        state = LogState.load(db)
+        state = self._load(db)
         if since_revision < state.tombstone_floor:
             raise LogPrunedError(f"removals after revision {since_revision} are gone")
         # SQLite would always take the first: after an old revision it has every position.
@@ -315,7 +316,13 @@ class SqliteReader:
 
     def _state(self) -> LogState:
         with self._snapshot() as db:
-            return LogState.load(db)
+            return self._load(db)
+
+    def _load(self, db: sqlite3.Connection) -> LogState:
+        state = LogState.load(db)
+        if state.epoch != self.epoch:
+            raise LogReplacedError(f"the log {self._path} has lost commits and has a new epoch")
+        return state
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:

@@ -233,7 +233,7 @@ class SqliteWriter(SqliteReader):
         while more:
             with self._transaction() as (db, state):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
-                prune_removed_orders(db, oldest_ms=oldest_ms)
+                prune_removed_orders(db, state, oldest_ms=oldest_ms)
                 state.tombstone_floor = max(state.tombstone_floor, prune_deleted(db, oldest_ms=oldest_ms))
         self.delete_unused_chunks()
         self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
@@ -241,6 +241,7 @@ class SqliteWriter(SqliteReader):
 
     def close(self) -> None:
         super().close()
+        self._checkpoint()  # readers, which may be there for longer, cannot
         with self._write_lock:
             if self._writer is not None:
                 self._writer.close()

@@ -29,7 +29,7 @@ class PendingChange(NamedTuple):
         if isinstance(self.change, PositionRemoved):
             return isinstance(old.change, PositionRemoved)
         if isinstance(old.change, PositionRemoved):
-            return True
+            return not self.from_queue  # the item may prove to have no new order, and so not be written
         if self.from_queue and not old.from_queue:
             return False  # the queue only adds orders; the file's text is still needed
         return old.orders <= self.orders and old.change.extra in (b"", self.change.extra)

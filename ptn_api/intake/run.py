@@ -63,9 +63,9 @@ async def run_intake(
 
     While it is another machine's turn, positions are read and compared, and nothing is written. Calls `ready`
     once the log has a baseline. Owns `queue_fd` and `watch`. The log stays open; it is used by three threads,
-    one for positions, two for documents and pruning. After `stop`, nothing more is taken; in this machine's
-    turn, everything taken is written before this returns. Raises LogError if the log fails for good,
-    InvalidInputError for a checkpoint that cannot be used, SettingsError for another validator's log.
+    one for positions, two for documents, pruning and checks. After `stop`, nothing more is taken; in this
+    machine's turn, everything taken is written before this returns. Raises LogError if the log fails for
+    good, InvalidInputError for a checkpoint that cannot be used, SettingsError for another validator's log.
     """
     counters = counters or IntakeCounters()
     steady = SteadyClock(

@@ -232,9 +232,9 @@ _EMPTY_ORDERS = b'"orders":[]'
 _ORDERS_HERE = b"\0"
 """Marks where the orders were cut out: a character that JSON does not contain."""
 _MAX_DEPTH = 48
+"""More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _MOST_MALFORMED_ORDERS = 10_000
 """Beyond that, the file is refused: no order may wait for seconds until a million of them were examined."""
-"""More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
 _AS_ROUND = bytes.maketrans(b"[]{}", b"()()")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -255,16 +255,16 @@ def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Posi
     that identify the position, absurd times, numbers beyond a float, too deep nesting.
     """
     try:
-        position, text = _read(body)
-    except msgspec.ValidationError:
-        position, text = _read_repaired(body, problems)
+        try:
+            position, text = _read(body)
+        except (msgspec.ValidationError, KeyError):
+            # The text behind a value that does not fit has not been read: it may not be JSON either.
+            position, text = _read_repaired(body, problems)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         sound = null_for_nan(body)
         if sound == body:
             raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
         return parse_position(sound, problems)
-    except KeyError:
-        raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
     if not (_is_time(position.open_ms) and _is_time(position.close_ms or 0)):
         raise InvalidInputError("time is negative or absurd", code="bad_value", field="open_ms")
     if not position.position_uuid:
@@ -292,13 +292,17 @@ def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Posi
 
 
 def _read(body: bytes) -> tuple[Position, PositionText]:
+    """Raises msgspec.DecodeError, UnicodeDecodeError, RecursionError, or KeyError without orders."""
     position = _position.decode(body)
     _anything.decode(body)  # unknown keys too: clients decode what this decoder skips
     return position, _cut(body)
 
 
 def _read_repaired(body: bytes, problems: list[str] | None) -> tuple[Position, PositionText]:
-    """Reads a position like `_read`, but repairs values that do not fit."""
+    """Reads a position like `_read`, but repairs values that do not fit.
+
+    Raises InvalidInputError, or msgspec.DecodeError or UnicodeDecodeError for text that is not JSON.
+    """
     odd: list[str] = []
     left_out: list[str] = []
     try:
@@ -312,12 +316,16 @@ def _read_repaired(body: bytes, problems: list[str] | None) -> tuple[Position, P
                 fields["orders"], Order, left_out, name="orders", most_left_out=_MOST_MALFORMED_ORDERS
             )
             fields["orders"] = _joined(orders)
-        fields = repair_object(msgspec.json.encode(fields), Position, odd)
+        names: list[str] = []
+        fields = repair_object(msgspec.json.encode(fields), Position, names)
+        odd += [f"{name} has an odd value" for name in names]
         result = _read(msgspec.json.encode(fields))
     except msgspec.ValidationError as error:
         raise InvalidInputError(str(error), code="not_a_position") from None
     except RecursionError as error:
         raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
+    except KeyError:
+        raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
     if problems is None and any("left out" in problem for problem in left_out):
         raise InvalidInputError(left_out[0], code="not_a_position", field="orders")
     if problems is not None:

@@ -60,6 +60,8 @@ EX_CONFIG of sysexits.h. Python itself ends with 0, 1, 2 or 120.
 
 _UNSENT_BYTES = 1 << 16
 _ORPHAN_GRACE_S = 0.5
+_RESEND_S = 0.1
+"""The pause before metrics are sent again that found too much unsent data."""
 
 
 def process_names(settings: Settings) -> list[str]:
@@ -346,7 +348,8 @@ class WorkerControl:
 
     def _receive(self, message: ToWorker) -> None:
         # What may raise goes into a separate call, since an exception raised here would close the channel.
-        later = asyncio.get_running_loop().call_soon
+        loop = asyncio.get_running_loop()
+        later = loop.call_soon
         match message:
             case Stop():
                 self.stop.set()
@@ -356,7 +359,9 @@ class WorkerControl:
 
                 def answer() -> None:
                     samples = {} if self.sources is None else samples_of(self._kind, self.sources)
-                    self._channel.send(MetricSamples(samples))
+                    # The supervisor asks again only after an answer.
+                    if not (self._channel.send(MetricSamples(samples)) or self._channel.closed.is_set()):
+                        loop.call_later(_RESEND_S, answer)
 
                 later(answer)
             case PeerPresence():

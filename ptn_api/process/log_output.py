@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO, cast
@@ -17,6 +18,9 @@ import structlog
 from ptn_api.summary import wrapped
 
 __all__ = ["configure_logging", "set_process_title"]
+
+_SLOW_READER_S = 0.1
+"""How long a line waits for the reader of standard error, unless the line before it was lost."""
 
 
 def set_process_title(process: str) -> None:
@@ -31,17 +35,31 @@ def set_process_title(process: str) -> None:
 
 
 class _StandardError:
-    """Writes each line with one call, so that processes do not mix. On a full disk the line is lost.
+    """Writes each line of up to 4 KiB with one call, so that processes do not mix.
 
-    On a terminal, the line takes the place of a progress bar, which is drawn again below it.
+    The line is lost on a full disk, and while the reader of a pipe or terminal has stopped reading: waiting
+    for it would stop the whole process. On a terminal, the line takes the place of a progress bar, which is
+    drawn again below it.
     """
 
     def __init__(self, *, erase: bool) -> None:
         self._before = "\r\x1b[K" if erase else ""
+        self.lost = 0
+        """Lines lost since the last one that was written."""
 
     def write(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, f"{self._before}{line}".encode("utf-8", "backslashreplace"))
+        data = f"{self._before}{line}".encode("utf-8", "backslashreplace")
+        try:
+            for start in range(0, len(data), select.PIPE_BUF):
+                # A terminal that is slow, but read, holds no more than one such part.
+                _, writable, _ = select.select([], [2], [], 0 if self.lost else _SLOW_READER_S)
+                if not writable:
+                    raise BlockingIOError
+                os.write(2, data[start : start + select.PIPE_BUF])
+        except OSError:
+            self.lost += 1
+        else:
+            self.lost = 0
 
     def flush(self) -> None:
         pass
@@ -49,10 +67,11 @@ class _StandardError:
 
 def configure_logging(level: str, *, process: str, node: str = "") -> None:
     """Sets up structlog for this process; in a cluster, lines also have the machine's name."""
+    output = _StandardError(erase=sys.stderr.isatty())
     origin = {"process": process} | ({"node": node} if node else {})
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return origin | dict(event)
+        return origin | dict(event) | ({"lines_lost": output.lost} if output.lost else {})
 
     def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # A file's name must not control the terminal. (JSON escapes it by itself.)
@@ -72,7 +91,7 @@ def configure_logging(level: str, *, process: str, node: str = "") -> None:
             *([escape, _readable] if on_terminal else [structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError(erase=sys.stderr.isatty()))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, output)),
     )
 
 

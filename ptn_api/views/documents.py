@@ -68,7 +68,8 @@ class _DebtLedger(msgspec.Struct):
     def summary_of(self, hotkey: str) -> dict[str, Any]:
         """Returns the summary's values, if present, and those of the last checkpoint."""
         last = self.checkpoints[-1]
-        pnl = [last.performance.get(key) or 0.0 for key in ("realized_pnl", "unrealized_pnl")]
+        parts = [last.performance.get(key) for key in ("realized_pnl", "unrealized_pnl")]
+        pnl = [part if isinstance(part, (int, float)) else 0.0 for part in parts]
         return {key: self.summary.get(key) for key in DebtLedgerSummary.__struct_fields__} | {
             "hotkey": hotkey,
             "total_checkpoints": len(self.checkpoints),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,11 +27,11 @@ class ListedText(NamedTuple):
 
 
 class _Traits(msgspec.Struct):
-    """The fields by which listed orders are sorted and selected."""
+    """The fields by which listed orders are sorted and selected; a malformed one counts as 0."""
 
     trade_pair_id: str
-    processed_ms: int | float | None = None
-    src: int | float | None = None
+    processed_ms: Any = None
+    src: Any = None
 
 
 _files = msgspec.json.Decoder(list[LimitOrderFile])
@@ -96,5 +96,7 @@ class LimitOrders:
 def listed_text(text: bytes) -> ListedText:
     """Returns an order from `order_answer` with the fields to sort and select it by."""
     traits = _traits.decode(text)
-    src = None if traits.src is None else int(traits.src)
-    return ListedText(traits.processed_ms or 0, status_of(src), traits.trade_pair_id, text)
+    processed_ms, src = (
+        value if isinstance(value, (int, float)) else 0 for value in (traits.processed_ms, traits.src)
+    )
+    return ListedText(processed_ms, status_of(int(src)), traits.trade_pair_id, text)

@@ -59,6 +59,19 @@ def test_limits_and_expiry_are_the_holders(path: Path) -> None:
     assert (changes, len(ring)) == ([1], 0)
 
 
+def test_a_clock_that_was_set_forward_by_mistake_costs_no_key(path: Path) -> None:
+    now = [NOW]
+    key = add_key(path, "alice", 100, expires_ms=NOW + HOUR)
+    ring = ring_of(path, now)
+    expired: list[bool] = []
+    for at in (NOW + 2 * HOUR, NOW, NOW + 2 * HOUR):
+        now[0] = at
+        expired.append(ring.expire())
+    assert expired == [True, False, True]
+    now[0] = NOW
+    assert (ring.lookup(key) is not None, len(ring)) == (True, 1)
+
+
 def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
     """Old and new keys have the same user, tier and limits; the rest of the entry stays."""
     now = [NOW]

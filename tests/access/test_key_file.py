@@ -187,6 +187,21 @@ def test_a_missing_file_revokes_all_keys_at_the_second_check(path: Path, ring: K
     assert ring.lookup("k") is not None
 
 
+def test_a_missing_file_revokes_expired_keys_too(path: Path) -> None:
+    """The clock may only be wrong: they must not be valid when it is right again."""
+    now = [2_000]
+    ring = KeyRing(lambda: now[0])
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": {"key": "k", "expires": "1970-01-01T00:00:01Z"}}')
+    assert file.refresh()
+    path.unlink()
+    with pytest.raises(KeyFileError, match="not found"):
+        file.refresh()
+    file.refresh()
+    now[0] = 0
+    assert ring.lookup("k") is None
+
+
 def test_a_file_that_comes_back_unchanged_was_not_missing(
     path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from ptn_api.errors import LogError
 from ptn_api.event_log import open_reader, open_writer
 from ptn_api.event_log.commit_notifier import CommitNotifier, SocketCommitListener, listener_folder
 from tests.event_log.writer_process import text_with
@@ -58,6 +59,7 @@ async def test_many_notifications_wake_once_and_never_block(folder: Path) -> Non
 async def test_dead_readers_sockets_are_removed(folder: Path) -> None:
     """The next notification removes the socket file of a killed reader; a live one's stays."""
     dead, alive, notifier = SocketCommitListener(folder), SocketCommitListener(folder), CommitNotifier(folder)
+    assert dead._socket is not None
     asyncio.get_running_loop().remove_reader(dead._socket)
     dead._socket.close()
     notifier.notify()
@@ -95,26 +97,50 @@ async def test_the_folder_is_private(folder: Path) -> None:
     commits.close()
 
 
-async def test_a_folder_open_to_others_is_refused(folder: Path) -> None:
-    """A folder that others may write, or a symbolic link, is not trusted."""
+async def test_a_folder_open_to_others_is_not_used(folder: Path) -> None:
+    """A folder that others may write, or a symbolic link, is not trusted: commits are looked for."""
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(LogError) as caught:
-        SocketCommitListener(folder)
-    assert caught.value.code == "no_listener"
     Path("link").symlink_to(folder)
-    with pytest.raises(LogError):
-        SocketCommitListener(Path("link"))
+    for unsafe in (folder, Path("link")):
+        with capture_logs() as logs:
+            commits = SocketCommitListener(unsafe)
+            await commits.wait_for_commit(1)
+            commits.close()
+        assert [(line["event"], line["reason"][:20]) for line in logs] == [
+            ("commits_not_notified", "not a private folder")
+        ]
+    assert os.listdir(folder) == []
 
 
-async def test_another_users_folder_is_refused(folder: Path) -> None:
+async def test_another_users_folder_is_not_used(folder: Path) -> None:
     """Another user's folder under the shared temporary directory could be a trap."""
     if os.getuid() != 0:
         pytest.skip("only root can change a folder's owner")
     folder.mkdir(mode=0o700)
     os.chown(folder, 65_534, -1)
-    with pytest.raises(LogError):
-        SocketCommitListener(folder)
+    SocketCommitListener(folder).close()
+    assert os.listdir(folder) == []
+
+
+async def test_where_no_socket_can_be_bound_it_is_tried_again(folder: Path) -> None:
+    """As on a full disk, at the start as well as after the folder was cleaned: no reader ends for it."""
+    folder.write_text("in its place")
+    with capture_logs() as logs:
+        commits, notifier = SocketCommitListener(folder), CommitNotifier(folder)
+        for _ in range(2):
+            for _ in range(2):
+                await commits.wait_for_commit(1)
+            folder.unlink()
+            await commits.wait_for_commit(1)
+            notifier.notify()
+            await notified(commits)
+            shutil.rmtree(folder)
+            folder.write_text("in its place again")
+    assert [line["event"] for line in logs] == ["commits_not_notified"] * 2
+    commits.close()
+    await commits.wait_for_commit(1)
+    notifier.close()
 
 
 def test_the_folder_is_in_the_data_directory_if_the_path_is_short(tmp_path: Path) -> None:

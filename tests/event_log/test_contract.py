@@ -395,6 +395,37 @@ def test_pruning_by_age_moves_the_floor(make_log: MakeLog) -> None:
     assert len(list(log.positions())) == 2
 
 
+def test_new_orders_are_announced_while_the_clock_is_behind_the_logs_creation(log: EventLogWriter) -> None:
+    """Set back by mistake, or set right after it was ahead: the validator's orders have its times, too."""
+    now_ms = T0 - DAY
+    log.append([written(position(1, [order(1, at=now_ms - 2 * 60_000), order(2, at=now_ms - 5)]))], now_ms)
+    assert numbers(log) == [2]
+    assert [event.late for event in announced(log)] == [False]
+    log.append([written(position(2, [order(3, at=now_ms - 5)]))], NOW)
+    assert numbers(log) == [2]
+
+
+@pytest.mark.parametrize(
+    ("times", "prune_ms"),
+    [((NOW + 9 * DAY, NOW, NOW), NOW + DAY + 1), ((NOW, NOW, NOW - 9 * DAY), NOW)],
+    ids=["set forward", "set back"],
+)
+def test_pruning_after_the_clock_was_wrong_loses_no_event(
+    make_log: MakeLog, times: tuple[int, int, int], prune_ms: int
+) -> None:
+    """An event whose order has been removed since needs to know where it was, however old that seems."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    log.append([written(position(2, [order(3)]))], times[0])
+    log.append([written(position(1, [order(1), order(2)]))], times[1])
+    log.append([written(position(1, [order(1)]))], times[2])
+    assert log.prune(prune_ms) == FIRST
+    assert [event.sequence for event in announced(log)] == [FIRST, FIRST + 1, FIRST + 2]
+    assert [len(event.orders) for event in announced(log)] == [1, 1, 2]
+    assert log.prune(NOW + 11 * DAY) == FIRST + 3
+    assert log.damaged() == 0
+
+
 def test_sequences_continue_after_everything_was_pruned(make_log: MakeLog) -> None:
     """A sequence is never reused, not even without any event left."""
     log = make_log(retention_ms=DAY)

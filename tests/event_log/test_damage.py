@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogReplacedError
 from ptn_api.event_log import (
     Document,
     DocumentWritten,
@@ -290,6 +290,48 @@ def test_lost_commits_change_the_epoch(part: str, tmp_path: Path) -> None:
         log.append([written(position(50, [order(900)]))], T0 + 600)
         assert [event.sequence for event in log.read(T0 + 500, 10)] == [T0 + 501]
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["log_commits_lost"]
+
+
+def test_a_reader_that_has_come_and_gone_leaves_what_shows_lost_commits(tmp_path: Path) -> None:
+    """As intake itself, which looks whether the log is a copy, or `ptn doctor` after a crash."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    data = bytearray(wal.read_bytes())
+    data[32 + 60 * (24 + 4096) + 500] ^= 4
+    wal.write_bytes(data)
+    with contextlib.closing(open_reader(data_dir)) as log:
+        epoch = log.epoch
+        assert log.find_damage() == []
+    with contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
+        assert log.epoch != epoch
+        assert log.head().sequence == T0 + 500
+
+
+def test_a_reader_that_was_faster_than_the_writer_is_told_of_the_new_epoch(tmp_path: Path) -> None:
+    """All processes start at once. With the old epoch, a cursor would be taken for one of new revisions."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    data = bytearray(wal.read_bytes())
+    data[32 + 60 * (24 + 4096) + 500] ^= 4
+    wal.write_bytes(data)
+    with contextlib.closing(open_reader(data_dir)) as early:
+        since = early.head()
+        with contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
+            assert early.epoch != log.epoch
+            calls: list[Callable[[], object]] = [
+                early.ready,
+                early.head,
+                early.floor,
+                early.oldest_revision,
+                lambda: early.read(since.sequence, 1),
+                lambda: early.changes(since.revision),
+                lambda: early.removed(since.revision),
+            ]
+            for call in calls:
+                with pytest.raises(LogReplacedError):
+                    call()
+            with contextlib.closing(open_reader(data_dir)) as later:
+                assert later.head() == log.head()
 
 
 @pytest.mark.parametrize("cut", [0, 2_000])

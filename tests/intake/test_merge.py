@@ -19,6 +19,7 @@ from ptn_api.event_log.contract import (
     Document,
     EventLogWriter,
     Head,
+    PositionRemoved,
 )
 from ptn_api.intake.merge import Merge
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
@@ -68,6 +69,25 @@ async def test_a_file_withheld_for_a_redundant_item_is_read_again() -> None:
         slow.allowed.set()
         await merge.flush()
         assert rechecked == [KEY]
+        merge.close()
+        await writing
+
+
+async def test_a_queue_item_without_a_new_order_does_not_cancel_a_removal() -> None:
+    """The removal would be lost: the item is not written, and the directory reports a removal once."""
+    log = MemoryLog()
+    log.baseline([written(position(1, [order(1)]))], 0)
+    with ThreadPoolExecutor(1) as thread:
+        merge = Merge(log, thread, clock=wall_ms, retry=Backoff(first_ms=5, max_ms=20))
+        merge.prefer_directory(60_000, recheck=lambda _: None)
+        merge.put([PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1))])
+        merge.put_queue_item(written(position(1, [order(1)])))
+        writing = asyncio.create_task(merge.run())
+        await merge.flush()
+        assert list(log.positions()) == []
+        merge.put_queue_item(written(position(1, [order(1), order(2)])))
+        await merge.flush()
+        assert [logged.position_uuid for logged in log.positions()] == [uuid(1)]
         merge.close()
         await writing
 

@@ -95,6 +95,9 @@ def test_any_trade_pair_is_kept(trade_pair: Any) -> None:
         (b"[]", "not_a_position"),
         (b"{}", "not_a_position"),
         (encoded({k: v for k, v in position(1, []).items() if k != "orders"}), "not_a_position"),
+        (encoded(position(1, [], close_ms="x")).replace(b'"orders"', b'"others"'), "not_a_position"),
+        (encoded(position(1, [order(0)], open_ms="x"))[:-40], "not_json"),
+        (encoded(position(1, [order(0)], open_ms="x", note="y")).replace(b'"y"', b'"\xff"'), "not_json"),
         (encoded(position(1, []) | {"orders": {}}), "not_a_position"),
         (encoded(position(1, [order(0, order_type="BUY")])), "not_a_position"),
         (encoded(position(1, [order(0, at=-1)])), "bad_value"),
@@ -161,6 +164,16 @@ def test_nan_becomes_null(odd: str) -> None:
     )
     assert served["average_entry_price"] == parsed.average_entry_price == 0.0
     assert text.position() == parsed
+
+
+def test_nan_behind_a_value_that_does_not_fit() -> None:
+    """The decoder stops at the first of the two."""
+    body = position(1, [order(1, x=1.75)], close_ms="x")
+    problems: list[str] = []
+    _, text = parse_position(encoded(body).replace(b"1.75", b"NaN"), problems)
+    served = json.loads(text.json())
+    assert (served["close_ms"], served["orders"][0]["x"]) == (None, None)
+    assert problems == ["close_ms has an odd value"]
 
 
 UNREADABLE: list[tuple[Any, str]] = [

@@ -107,6 +107,24 @@ async def test_metrics_are_sent_when_asked_for() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+async def test_metrics_are_sent_once_there_is_room() -> None:
+    """The supervisor asks only once: an answer that was dropped would be the last."""
+    ours, theirs = socket.socketpair()
+    worker = WorkerControl(WorkerConfig(process="stream", settings=SETTINGS))
+    await worker.open(theirs)
+    ours.sendall(msgspec.json.encode(MetricsRequest()) + b"\n")
+    part = b'"' + b"x" * 10_000 + b'"'
+    for _ in range(200):  # more than the sockets and the channel take
+        worker.publish(part)
+    supervisor = Supervisor()
+    for _ in range(10):
+        await asyncio.sleep(0)  # the request is read, while nothing leaves
+    await supervisor.channel.open(ours)
+    await until_async(lambda: supervisor.all(MetricSamples))
+    await worker.close()
+    await supervisor.channel.close()
+
+
 async def test_metrics_that_cannot_be_read_cost_that_answer_only() -> None:
     """A fault of a counter ends neither the channel nor, with it, the process."""
     async with connected() as (worker, supervisor):

@@ -80,6 +80,38 @@ def on_terminal(code: str) -> str:
     return shown.decode()
 
 
+def test_a_reader_that_has_stopped_reading_stops_no_process() -> None:
+    """As `| less`, or a terminal after Ctrl-S. The first line after the lost ones has their number."""
+    reading, writing = os.pipe()
+    code = """
+for n in range(2_000):
+    log.info("filling", n=n)
+print("done", flush=True)
+input()
+log.info("again")
+log.error('long', text='x' * 10_000)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SETUP + code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=writing,
+        text=True,
+    )
+    os.close(writing)
+    with process, os.fdopen(reading, "rb") as pipe:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        pipe.read(1 << 15)
+        process.stdin.write("\n")
+        process.stdin.close()
+        events = [json.loads(line) for line in pipe.read().decode().splitlines()[1:]]
+    filled = [event["n"] for event in events if event["event"] == "filling"]
+    assert [event.get("lines_lost") for event in events[-3:]] == [None, 1_999 - filled[-1], None]
+    assert (events[-2]["event"], len(events[-1]["text"])) == ("again", 10_000)
+
+
 def test_json_without_a_terminal() -> None:
     """One line per event."""
     (line,) = in_pipe(LINE)

@@ -69,6 +69,21 @@ def test_an_order_changes_no_collateral_record() -> None:
     assert documents.collateral_records()[0] != first[0]
 
 
+def test_a_malformed_debt_ledger_hides_no_other() -> None:
+    """A value that is no number counts as 0."""
+
+    def ledger(**performance: Any) -> dict[str, Any]:
+        return {"checkpoints": [{"timestamp_ms": 1, "performance": performance}]}
+
+    ledgers = {
+        "a": ledger(realized_pnl="x", unrealized_pnl=2.5),
+        "b": ledger(realized_pnl=1, unrealized_pnl=[]),
+    }
+    documents = Documents(filled_log([document(Document.DEBT_LEDGERS, {"ledgers": ledgers})]))
+    summaries = json.loads(text_of(documents.debt_summaries()))
+    assert {hotkey: summary["net_pnl"] for hotkey, summary in summaries.items()} == {"a": 2.5, "b": 1.0}
+
+
 def test_portfolio_ledgers_of_both_forms() -> None:
     """By trade pair, of which the checkpoint takes `portfolio`, or the older single ledger of a miner."""
     ledger: dict[str, Any] = {"initialization_time_ms": 1, "cps": []}

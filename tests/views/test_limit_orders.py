@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from ptn_api.event_log import Document
 from ptn_api.views.documents import Documents, Recent
 from ptn_api.views.limit_orders import LimitOrders
@@ -69,6 +71,20 @@ def test_orders_of_one_miner() -> None:
     assert limit_orders.of(MINER) is limit_orders.of(MINER)
     assert limit_orders.of("5Nobody") == []
     assert log.read_miners == [MINER]
+
+
+@pytest.mark.parametrize("odd", ["5", True, [5], {}, None, 1e308])
+async def test_a_malformed_order_hides_no_other(odd: Any) -> None:
+    """The validator's checkpoint contains the orders of all miners: it must not fail for one of them."""
+    log = MemoryLog(created_ms=NOW)
+    orders = [limit_order(1), limit_order(2, processed_ms=odd), limit_order(3, src=odd)]
+    log.baseline([document(Document.LIMIT_ORDERS, orders, MINER)], NOW)
+    limit_orders = LimitOrders(Documents(log))
+    listed = [json.loads(order.text) for order in limit_orders.of(MINER)]
+    assert [odd in (order["processed_ms"], order["src"]) for order in listed].count(True) == 2
+    by_pair = json.loads((await limit_orders.unfilled_by_pair()).identity)
+    assert [order["processed_ms"] for order in by_pair["BTCUSDC"][MINER]].count(T0 + 1000) == 1
+    assert len(by_pair["BTCUSDC"][MINER]) == 2
 
 
 def test_the_recent_ones_are_kept() -> None:
