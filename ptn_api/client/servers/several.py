@@ -305,7 +305,7 @@ class Several:
         try:
             message = PTNWebSocketMessage(value, server.clock_offset_ms, clock=self._clock)
         except InvalidInputError as error:
-            logger.error("%s: malformed message %d: %s", server.url, value.sequence, error)
+            logger.error("%s: malformed message %d: %s", server.address, value.sequence, error)
             self._merge.gap(known.server, Gap(value.sequence - 1, value.sequence + 1, "unreadable"), now)
             return known
         message.server = server.url
