@@ -35,7 +35,7 @@ from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, SHUTTING_DOWN, should_return
 from ptn_api.wire.frames import Heartbeat, Subscribe
 
-__all__ = ["Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
+__all__ = ["CaughtUp", "Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -52,6 +52,10 @@ class _Connect(connect):
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
+
+
+class CaughtUp(StreamItem):
+    """A heartbeat that did not arrive during a replay: everything up to its time came before it."""
 
 
 class Inbox:
@@ -386,6 +390,9 @@ class Connection:
         for event in events:
             match event:
                 case StreamItem():
+                    # The session's state is that of the frame; ours may be ahead of what waits in the inbox.
+                    if isinstance(event.value, Heartbeat) and session.state in ("live", "stale"):
+                        event = CaughtUp(*event)
                     # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor

@@ -300,6 +300,27 @@ async def test_a_slow_server_does_not_delay_the_other(
     assert [message.server for message in bot.messages].count(one.url) == 20
 
 
+async def test_a_heartbeat_during_a_replay_proves_nothing(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """Also if the replay is over when the heartbeat is reached, because the bot was slow."""
+    one, two = pair
+    options = {"timing": timing, "state_dir": tmp_path}
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(one, two)])
+        await bot.settled(one, two)
+    missed = [place(two) for _ in range(20)]
+    two.slow = 0.03
+    async with connect([one.url, two.url], FakeServer.api_key, **options) as stream:
+        source: Any = stream._source
+        before = source._coverages[1].complete
+        await until_async(lambda: source.servers[1].state == "live", what="the end of the replay")
+        for uuid in missed:
+            assert (await anext(stream)).new_order.order_uuid == uuid
+            assert source._coverages[1].complete == before
+
+
 async def test_another_price_is_told_once(pair: list[FakeServer], timing: Timing, tmp_path: Path) -> None:
     """The first one stands."""
     one, two = pair
