@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import OnError
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
@@ -278,6 +279,27 @@ def test_skipping_repeats_nothing(server: FakeServer, tmp_path: Path) -> None:
         bot.received_numbers(4)
         assert bot.numbers == [101, 102, 103, 104]
     assert bot.gaps == [Gap(100, 104, "handler")]
+
+
+@pytest.mark.parametrize("on_error", ["retry", "skip"])
+def test_a_handler_may_empty_its_list(server: FakeServer, tmp_path: Path, on_error: OnError) -> None:
+    """As one that works it off; what it has taken is lost neither to a retry nor to the next handler."""
+    bot = Bot(server, tmp_path, on_error=on_error)
+    taken: list[int] = []
+
+    @bot.client.add_handler
+    def work_off(messages: list[PTNWebSocketMessage]) -> None:
+        while messages:
+            taken.append(messages.pop(0).sequence)
+            if taken == [101]:
+                raise ValueError("not yet")
+
+    with bot:
+        batch_of(server, 3)
+        bot.received_numbers(3)
+    assert bot.numbers == [101, 102, 103]
+    assert taken == ([101, 101, 102, 103] if on_error == "retry" else [101])
+    assert bot.gaps == ([] if on_error == "retry" else [Gap(100, 104, "handler")])
 
 
 def test_stopping_raises_and_keeps_the_message_for_the_next_run(server: FakeServer, tmp_path: Path) -> None:

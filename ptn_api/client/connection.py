@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing
-from ptn_api.client.connection_errors import failure_text, proxy_note
+from ptn_api.client.connection_errors import failure_text, proxy_note, redirect_text, shown_url
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import AuthenticationError
 from ptn_api.problems import PROBLEMS, Code
@@ -35,7 +35,7 @@ from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, SHUTTING_DOWN, should_return
 from ptn_api.wire.frames import Heartbeat, Subscribe
 
-__all__ = ["Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
+__all__ = ["CaughtUp", "Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -45,6 +45,17 @@ _discarding_logger = logging.Logger("websockets.client", logging.CRITICAL + 1)
 
 _MAX_FRAME = 64 << 20
 """Longest accepted frame in bytes: a position with many thousand orders is one message."""
+
+
+class _Connect(connect):
+    """Follows no redirect: the login would give the key to another address."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+class CaughtUp(StreamItem):
+    """A heartbeat that did not arrive during a replay: everything up to its time came before it."""
 
 
 class Inbox:
@@ -260,7 +271,7 @@ class Connection:
             logger.log(
                 level,
                 "%s: %s; retrying in %.1f s",
-                self._url,
+                shown_url(self._url),
                 ending.detail.removesuffix("."),
                 delay,
                 extra={"also_reported": True},  # by on_state
@@ -293,7 +304,7 @@ class Connection:
         self._ending = None
         self._disconnected = False
         try:
-            async with connect(
+            async with _Connect(
                 self._url,
                 open_timeout=self._timing.connect,
                 close_timeout=self._timing.close,
@@ -307,9 +318,10 @@ class Connection:
             ) as socket:
                 ending = await self._run_session(socket)
         except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-            ending = self._ending or Ending(
-                "lost", f"no connection: {failure_text(error)}{proxy_note(self._url)}"
-            )
+            problem = failure_text(error)
+            if isinstance(error, InvalidStatus) and (location := error.response.headers.get("location")):
+                problem = redirect_text(self._url, "", location)
+            ending = self._ending or Ending("lost", f"no connection: {problem}{proxy_note(self._url)}")
         self._backoff.connected_for(asyncio.get_running_loop().time() - started)
         return ending
 
@@ -378,6 +390,9 @@ class Connection:
         for event in events:
             match event:
                 case StreamItem():
+                    # The session's state is that of the frame; ours may be ahead of what waits in the inbox.
+                    if isinstance(event.value, Heartbeat) and session.state in ("live", "stale"):
+                        event = CaughtUp(*event)
                     # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor
@@ -404,7 +419,7 @@ class Connection:
                     self._ending = self._ending or Ending("lost", event.detail)
                     self._disconnected = True
                 case ProtocolWarning():
-                    logger.warning("%s: %s", self._url, event.message)
+                    logger.warning("%s: %s", shown_url(self._url), event.message)
         await self._report()
 
     async def _enter(self, state: State) -> None:

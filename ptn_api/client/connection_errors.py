@@ -94,7 +94,10 @@ def proxy_note(url: str, proxy: str | None = None) -> str:
 
 def redirect_text(url: str, path: str, location: str) -> str:
     """Returns which address to use instead of `url`, from a redirect of the request for `path`."""
-    target = urlsplit(urljoin(f"{url.rstrip('/')}{path}", location))
+    try:
+        target = urlsplit(urljoin(f"{url.rstrip('/')}{path}", location))
+    except ValueError:
+        return "it redirects to a malformed address"
     shown = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}".removesuffix(path)
     return f"it redirects to {shown}; use that address"
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ptn_api.backoff import Backoff
 from ptn_api.client.arguments import Timing, with_parameters_of
 from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.servers.merge import ServerGap
 from ptn_api.client.stream import Stream
 from ptn_api.errors import ClientError
 from ptn_api.loop_thread import Job, LoopThread
@@ -88,11 +89,18 @@ class Dispatcher:
 
     async def _skip(self, messages: list[PTNWebSocketMessage]) -> None:
         first, last = messages[0].sequence, messages[-1].sequence
-        await self._stream.report_gap(Gap(first - 1, last + 1, "handler"))
+        if not messages[0].server:
+            await self._stream.report_gap(Gap(first - 1, last + 1, "handler"))
+            return
+        # Each server counts in its own way, and between two of its messages may be others' copies.
+        for message in messages:
+            gap = ServerGap(message.sequence - 1, message.sequence + 1, "handler")
+            gap.server = message.server
+            await self._stream.report_gap(gap)
 
     async def _succeeds(self, handler: Handler, messages: list[PTNWebSocketMessage]) -> bool:
         try:
-            result = handler(messages)
+            result = handler(list(messages))  # a copy, because it may empty its list
             if inspect.isawaitable(result):
                 await result
         except Exception:  # user code may raise anything

@@ -25,7 +25,7 @@ import msgspec
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from, check_literal, with_parameters_of
 from ptn_api.client.calls import Status
-from ptn_api.client.connection import OnState
+from ptn_api.client.connection import OnState, StreamState
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.mirror_state import Key, MirrorState, changes, snapshot
 from ptn_api.client.rest import AsyncPTNClient, Retries
@@ -106,7 +106,7 @@ class PositionMirror:
 
     @property
     def verified(self) -> bool:
-        """Whether the last heartbeat's checksum matched and nothing was missed since."""
+        """Whether the last heartbeat's checksum matched; False since a gap, or without a connection."""
         return self._verified.is_set()
 
     @property
@@ -218,7 +218,7 @@ class PositionMirror:
                 format="delta",
                 updates=True,
                 revision=self._revision,
-                on_state=self._on_state,
+                on_state=self._report_state,
                 stop_on_auth_error=self._stop_on_auth_error,
                 timing=self._timing,
                 ssl=self._ssl,
@@ -240,6 +240,11 @@ class PositionMirror:
             raise
         finally:
             self._verified.clear()
+
+    async def _report_state(self, state: StreamState) -> None:
+        if state == "connecting":
+            self._verified.clear()
+        await call_listener(self._on_state, state)
 
     async def _apply(self, item: StreamItem) -> None:
         match item.value:
@@ -271,7 +276,8 @@ class PositionMirror:
         self._repair_at = None
         self._changes_tried = False
         self._set_revision(beat.revision)
-        if not self.verified:
+        # A heartbeat may have waited here while its connection was lost.
+        if not self.verified and self._stream is not None and self._stream.state != "connecting":
             self._verified.set()
             await call_listener(self._on_state, "live")
 
@@ -414,7 +420,7 @@ class OpenMirror:
 
     @property
     def verified(self) -> bool:
-        """Whether the last heartbeat's checksum matched and nothing was missed since."""
+        """Whether the last heartbeat's checksum matched; False since a gap, or without a connection."""
         return self._mirror.verified
 
     @property

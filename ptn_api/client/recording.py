@@ -202,27 +202,28 @@ class Recording:
 
     def take(self, step: StreamItem) -> None:
         """Writes an item of a stream, if it is a message or a gap."""
-        if step.cursor.epoch != self._recorded.epoch:
-            self._write(_header(step.cursor), step.cursor)
+        self._cursor = step.cursor
+        # In one write: without its gap, a header would hide that messages are missing.
+        header = _header(step.cursor) if step.cursor.epoch != self._recorded.epoch else b""
         match step.value:
             case OrderMessage() as message:
                 late = b',"late":true' if message.late else b""
                 replay = b',"replay":true' if message.replay else b""
                 fields = message.sequence, message.timestamp, bytes(message.data), late, replay
                 line = b'{"sequence":%d,"timestamp":%d,"data":%b%b%b}\n' % fields
-                self._write(line, step.cursor)
+                self._write(header + line, step.cursor)
                 self.written += 1
             case Gap(after, then, reason):
                 gap = {"type": "gap", "after": after, "next": then, "reason": reason}
-                self._write(_encode(gap) + b"\n", step.cursor)
-        self._cursor = step.cursor
+                self._write(header + _encode(gap) + b"\n", step.cursor)
+            case _ if header:
+                self._write(header, step.cursor)
 
     def flush(self) -> None:
-        """Passes all lines to the operating system."""
+        """Passes all lines to the operating system; if that fails, the next flush tries again."""
         if not self._buffer:
             return
         data = memoryview(self._compress(b"".join(self._buffer)))
-        self._buffer.clear()
         size = os.fstat(self._file.fileno()).st_size  # to undo a partial write
         try:
             while data:
@@ -230,6 +231,7 @@ class Recording:
         except OSError as error:  # a full disk
             self._file.truncate(size)
             raise ClientError(f"cannot write {self.path}: {error.strerror}", code="unwritable") from None
+        self._buffer.clear()
 
     def close(self) -> None:
         """Completes the file and releases it for other processes."""

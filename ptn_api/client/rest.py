@@ -26,6 +26,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -77,7 +78,7 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
         """Returns the delay before the next attempt; None gives up. `asked` is the server's Retry-After."""
         if attempt >= self.times or (asked is not None and asked > self.longest):
             return None
-        first_ms = 1000 * self.first * 2.0**attempt
+        first_ms = 1000 * self.first * 2.0 ** min(attempt, 100)  # more would overflow
         delay = Backoff(first_ms=first_ms, max_ms=1000 * self.longest, jitter=1.0).next_ms() / 1000
         return delay if asked is None else asked + delay / 4
 
@@ -111,6 +112,8 @@ class ResponseCache:
 
 Headers = Mapping[str, str]
 Outcome = httpx.Response | httpx.RequestError | None
+_MALFORMED_ADDRESS = httpx.InvalidURL, UnicodeError
+"""Raised for the host, or for the address of a redirect, which httpx reads without following it."""
 _RETRIED = {304, 429, 503}
 """304: called unchanged without having been asked whether it is, as by a faulty proxy."""
 
@@ -162,7 +165,7 @@ class _IncompleteError(httpx.RequestError):
 def _result(call: Call[T], response: httpx.Response, cache: ResponseCache) -> T:
     try:
         result = call.read(b"" if call.to_file or call.collector else response.content, response.headers)
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
+    except (msgspec.MsgspecError, RecursionError, KeyError, ValueError) as error:
         raise _malformed(call, error) from None
     if call.cached:
         cache.put(call.key, response.headers.get("etag"), result)
@@ -189,7 +192,7 @@ def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientE
         return APIStatusError(redirect_text(url, call.path, location), status=status, code="redirect")
     try:
         body = msgspec.json.decode(outcome.content, type=_ErrorBody)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         body = _ErrorBody()
     # Of the statuses 401 and 403 only the API's own are about the key; others are a proxy's.
     if not body.error:
@@ -245,7 +248,7 @@ def _check_complete(call: Call[Any], file: BinaryIO) -> None:
             raise _IncompleteError
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             msgspec.json.decode(content, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _malformed(call, error) from None
 
 
@@ -333,7 +336,11 @@ class _HttpClients(Generic[H]):
     def __init__(
         self, kind: type[H], base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
+        try:
+            valid = base_url.startswith(("http://", "https://")) and bool(urlsplit(base_url).netloc)
+        except ValueError:  # of the brackets of an IPv6 address
+            valid = False
+        if not valid:
             raise SettingsError(f"not an HTTP URL: {base_url!r}")
         key = optional_api_key(api_key)
         # HTTP/2, where a transport uses it, logs the headers that it compresses, keys included.
@@ -484,6 +491,8 @@ class PTNClient:
             return http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
+        except _MALFORMED_ADDRESS as error:
+            return httpx.RequestError(str(error))
 
     def _download(self, http: httpx.Client, call: Call[T]) -> httpx.Response:
         with http.stream("GET", call.path, params=call.parameters) as response:
@@ -638,6 +647,8 @@ class AsyncPTNClient:
             return await http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
+        except _MALFORMED_ADDRESS as error:
+            return httpx.RequestError(str(error))
         except AttributeError as error:
             # httpx asks for the socket of a connection that was lost just now; uvloop's is None by then.
             if error.obj is not None:

@@ -25,6 +25,7 @@ from ptn_api.client.arguments import (
     trade_pairs_from,
 )
 from ptn_api.client.connection import OnState, StreamProblem, StreamState
+from ptn_api.client.connection_errors import shown_url
 from ptn_api.client.cursor_file import CursorStore, NoCursorFile
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.servers.merge import ServerGap
@@ -128,7 +129,8 @@ class Stream:
             await call_listener(on_state, state)
 
         async def report_difference(difference: Difference) -> None:
-            logger.info("%s states another price or leverage: %s", difference.server, difference)
+            shown = difference._replace(server=shown_url(difference.server))
+            logger.info("%s states another price or leverage: %s", shown.server, shown)
             await call_listener(on_difference, difference)
 
         def server(
@@ -295,7 +297,7 @@ class Stream:
 
     async def report_gap(self, gap: Gap) -> None:
         """Logs the gap and calls `on_gap`."""
-        server = f" of {gap.server}" if isinstance(gap, ServerGap) else ""
+        server = f" of {shown_url(gap.server)}" if isinstance(gap, ServerGap) else ""
         logger.warning(
             "messages between %d and %d%s are missing: %s", gap.after, gap.next, server, gap.reason
         )

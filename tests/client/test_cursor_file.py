@@ -361,6 +361,31 @@ def test_an_unusable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCap
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+def test_a_partial_write_keeps_the_former_cursor(tmp_path: Path) -> None:
+    """As at the end of a quota: half a record must not replace a whole one."""
+    import resource
+    import signal
+
+    file = cursor_file(tmp_path)
+    file.save(Cursor(5, "e"))
+    file.close()
+    file.load()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        file.save(Cursor(6, "e"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "No space left" in file.trouble
+    assert file._read() == Cursor(5, "e")
+    file.save(Cursor(7, "e"))
+    assert file.trouble == ""
+    file.close()
+    assert reloaded(tmp_path) == Cursor(7, "e")
+
+
 def test_a_full_disk_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every save tries again, the end too."""
     file = cursor_file(tmp_path)

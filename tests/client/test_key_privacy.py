@@ -100,6 +100,15 @@ async def test_the_stream_where_the_key_is_refused(
     assert sum("login refused" in line for line in log) >= 2
 
 
+async def test_an_address_with_a_login_or_parameters(log: list[str], timing: Timing, tmp_path: Path) -> None:
+    """As of a proxy that asks for a password or a token: what is logged names the address without them."""
+    shown = "ws://127.0.0.1:1/stream: no connection"
+    for address in (f"ws://user:{KEY}@127.0.0.1:1/stream", f"ws://127.0.0.1:1/stream?token={KEY}"):
+        before = len(log)
+        async with Stream(address, "a-key", timing=timing, state_dir=tmp_path):
+            await until_async(lambda n=before: any(shown in line for line in log[n:]), what=shown)
+
+
 def _refuse(request: BaseHTTPRequestHandler) -> None:
     request.send_response(401 if request.path == "/me" else 500)
     request.send_header("content-length", "0")

@@ -82,6 +82,22 @@ def test_a_mirror_that_was_never_entered_can_be_closed() -> None:
     until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
 
 
+async def test_a_mirror_without_a_connection_is_not_verified() -> None:
+    """Nothing tells what it misses."""
+    clock = FakeClock(T0)
+    log = filled_log([some(1, 1)], now_ms=T0)
+    live = LiveStream(log=log, ready=False)
+    live.keys.replace([("alice", REST_KEY, 100)])
+    async with serving(log, clock=clock) as served:
+        async with running(live, heartbeat_ms=100, clock=clock):
+            mirror = PositionMirror(url(live), served.url, REST_KEY, timing=quick_timing(), mend_within=0.0)
+            await mirror.__aenter__()
+            await mirror.until_verified()
+        await until_async(lambda: not mirror.verified, what="it knows of nothing")
+        assert len(mirror) == 1
+        await mirror.close()
+
+
 async def test_callbacks_may_read() -> None:
     """They run in the mirror's thread, which must not wait for itself."""
     log = filled_log([some(1, 1, 2)], now_ms=T0)

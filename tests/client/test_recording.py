@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import sys
@@ -169,28 +170,62 @@ def test_a_damaged_file_is_unreadable(tmp_path: Path) -> None:
         list(read_recording(path))
 
 
-def test_a_full_disk_leaves_no_incomplete_line(tmp_path: Path) -> None:
-    """The partial write is truncated, and the error raised."""
+@contextlib.contextmanager
+def full_disk(path: Path, room: int = 10) -> Iterator[None]:
+    """The file can grow by so many bytes."""
     import resource
     import signal
 
-    path = tmp_path / "orders.ndjson"
-    write(path, step(1))
-    recording = Recording(path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, before[1]))
     try:
-        with pytest.raises(ClientError) as refused:
-            recording.take(step(2))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_full_disk_leaves_no_incomplete_line(path: Path) -> None:
+    """The partial write is truncated, and the error raised."""
+    write(path, step(1))
+    recording = Recording(path)
+    with full_disk(path):
+        with pytest.raises(ClientError) as refused:
+            recording.take(step(2))
+            recording.flush()
+        assert sequences(path) == [1]
+        with pytest.raises(ClientError):
+            recording.close()
     assert refused.value.code == "unwritable"
-    recording.save(Cursor())
-    recording.close()
-    assert path.read_bytes().endswith(b"\n")
     assert sequences(path) == [1]
+    assert place(path) == Cursor(1, EPOCH)
+
+
+def test_orders_that_found_no_space_are_written_later(path: Path) -> None:
+    """The next line must not appear without them."""
+    write(path, step(1))
+    recording = Recording(path)
+    with full_disk(path), pytest.raises(ClientError):
+        recording.take(step(2))
+        recording.flush()
+    recording.take(step(3))
+    recording.close()
+    assert sequences(path) == [1, 2, 3]
+
+
+def test_a_gap_is_recorded_together_with_its_log(tmp_path: Path) -> None:
+    """A header of the new log alone would hide that messages are missing."""
+    path = tmp_path / "orders.ndjson"
+    write(path, step(1))
+    recording = Recording(path)
+    header = b'{"type":"recording","epoch":"e2","after":8}\n'
+    with full_disk(path, len(header)):
+        with pytest.raises(ClientError):
+            recording.take(StreamItem(Gap(1, 9, "epoch"), Cursor(8, "e2")))
+        with pytest.raises(ClientError):
+            recording.close()
+    assert place(path) == Cursor(1, EPOCH)
 
 
 def test_without_zstandard_the_error_names_the_package(

@@ -142,6 +142,7 @@ def test_a_proxys_error_page_is_an_error_with_its_status() -> None:
         ("https://api.example.com/v2/miner-hotkeys?token=x", "https://api.example.com/v2"),
         ("/login?next=miner-hotkeys", "http://server/login"),
         ("https://user:word@sso.example.com/", "https://sso.example.com/"),
+        ("http://[", "a malformed address"),
     ],
 )
 def test_a_redirect_names_the_address_to_use(location: str, expected: str) -> None:
@@ -149,7 +150,22 @@ def test_a_redirect_names_the_address_to_use(location: str, expected: str) -> No
     error = raised(Script(httpx.Response(308, headers={"location": location})))
     assert isinstance(error, APIStatusError)
     assert (error.status, error.code) == (308, "redirect")
-    assert str(error) == f"it redirects to {expected}; use that address"
+    assert str(error).removesuffix("; use that address") == f"it redirects to {expected}"
+
+
+@pytest.mark.parametrize("location", ["http://xn--/", "data:,x", "http://server:port/"])
+def test_a_redirect_that_cannot_be_read_is_no_traceback(location: str) -> None:
+    """Though httpx raises errors of other libraries for it."""
+    error = raised(Script(httpx.Response(308, headers={"location": location})))
+    assert isinstance(error, (APIStatusError, ServerUnreachableError))
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_deeply_nested_json_is_malformed(status: int) -> None:
+    """It would take the decoder beyond the interpreter's limit."""
+    nested = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    error = raised(Script(httpx.Response(status, content=nested)))
+    assert error.code in ("bad_answer", "foreign")
 
 
 def test_an_unreachable_server_behind_a_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +347,7 @@ def test_an_empty_hotkey_is_refused(ask: Callable[[PTNClient, str], object]) -> 
     assert script.requests == []
 
 
-@pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server"])
+@pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server", "http://[::1", "http://"])
 def test_an_invalid_url_is_refused_at_once(url: str) -> None:
     """No request is sent."""
     with pytest.raises(SettingsError):
@@ -571,6 +587,7 @@ def test_delays_double_with_full_jitter() -> None:
     assert requested is not None
     assert 3 <= requested <= 3.25
     assert retries.pause(9, None) is None
+    assert Retries(times=1_000_000).pause(100_000, None) is not None
 
 
 def test_all_orders_follow_the_pages() -> None:

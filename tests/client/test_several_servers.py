@@ -27,6 +27,7 @@ from ptn_api.client import (
     connect,
     follow,
 )
+from ptn_api.client.delivery import Dispatcher
 from ptn_api.client.servers.merge import REMEMBERED, Coverage, Merge, SeenOrders, identity_of
 from ptn_api.client.servers.record import OrderRecord, record_path
 from ptn_api.client.testing import FakeServer, fake_order, fake_position
@@ -61,7 +62,7 @@ class Bot:
             options.pop("api_key", FakeServer.api_key),
             timing=timing,
             state_dir=state_dir,
-            on_gap=self.gaps.append,
+            on_gap=options.pop("on_gap", self.gaps.append),
             on_state=self.states.append,
             on_difference=self.differences.append,
             **options,
@@ -95,6 +96,18 @@ class Bot:
     async def received(self, uuids: list[str]) -> None:
         await until_async(lambda: len(self.messages) >= len(uuids), what=f"{uuids}, have {self.uuids}")
         assert sorted(self.uuids) == sorted(uuids)
+
+    async def overlapping(self) -> None:
+        """Waits until each server covers the time before the other one's end by the margin, so that it could
+        fill a gap: they are not live at the same moment."""
+        source: Any = self.stream._source
+        margin_ms = source._merge._margin_ms
+
+        def overlap() -> bool:
+            known = source._coverages
+            return min(c.complete for c in known) > max(c.since for c in known) + margin_ms
+
+        await until_async(overlap, what="heartbeats")
 
     async def decided(self, number: int) -> None:
         """Waits until a gap of the server was found and decided on."""
@@ -185,6 +198,7 @@ async def test_a_new_log_costs_nothing_while_another_server_has_all(
     one, two = pair
     async with Bot(pair, timing, tmp_path) as bot:
         await bot.live()
+        await bot.overlapping()
         orders = [place(one, two)]
         await bot.received(orders)
         orders.append(place(two))
@@ -212,6 +226,7 @@ async def test_a_new_log_while_the_client_is_down_is_filled(
         await bot.live()
         await bot.received([place(one, two)])
         await bot.settled(one, two)
+        await bot.overlapping()
     missed = place(one, two)
     one.replace_log(5_000)
     async with Bot(pair, timing, tmp_path) as again:
@@ -283,6 +298,27 @@ async def test_a_slow_server_does_not_delay_the_other(
         orders.append(await slow)
         await bot.received(orders)
     assert [message.server for message in bot.messages].count(one.url) == 20
+
+
+async def test_a_heartbeat_during_a_replay_proves_nothing(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """Also if the replay is over when the heartbeat is reached, because the bot was slow."""
+    one, two = pair
+    options = {"timing": timing, "state_dir": tmp_path}
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(one, two)])
+        await bot.settled(one, two)
+    missed = [place(two) for _ in range(20)]
+    two.slow = 0.03
+    async with connect([one.url, two.url], FakeServer.api_key, **options) as stream:
+        source: Any = stream._source
+        before = source._coverages[1].complete
+        await until_async(lambda: source.servers[1].state == "live", what="the end of the replay")
+        for uuid in missed:
+            assert (await anext(stream)).new_order.order_uuid == uuid
+            assert source._coverages[1].complete == before
 
 
 async def test_another_price_is_told_once(pair: list[FakeServer], timing: Timing, tmp_path: Path) -> None:
@@ -366,6 +402,24 @@ def test_blocking_clients_take_lists_too(pair: list[FakeServer], timing: Timing,
     client.run(handle)
     assert got == [missed]
     assert client.uri == ", ".join(urls)
+
+
+async def test_a_failed_handler_is_reported_in_each_servers_numbers(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """A list may have orders of several servers, which are not one gap."""
+    gaps: list[Gap] = []
+
+    def failing(messages: list[PTNWebSocketMessage]) -> None:
+        raise ValueError("cannot bear it")
+
+    async with Bot(pair, timing, tmp_path, on_gap=gaps.append) as bot:
+        await bot.live()
+        await bot.received([place(server) for server in pair])
+        dispatcher = Dispatcher(bot.stream, [failing], on_error="skip", retries=0, timing=timing)
+        assert await dispatcher.dispatch(bot.messages)
+    told = {(gap.server, *gap) for gap in gaps if isinstance(gap, ServerGap)}
+    assert told == {(pair[0].url, 0, 2, "handler"), (pair[1].url, 900, 902, "handler")}
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.problems import PROBLEMS
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.close_codes import INSUFFICIENT_TIER, SHUTTING_DOWN
+from tests.answering import answering
 from tests.factories import OTHER_MINER, order, position
 from tests.waiting import PATIENCE_S, until_async
 
@@ -361,10 +363,11 @@ async def test_a_key_that_loses_its_tier_is_raised_too(
             await anext(stream)
 
 
-def test_an_invalid_url_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", ["http://localhost:1", "ws://a:99999", "ws://[::1", "ws://a..b"])
+def test_an_invalid_url_is_refused_at_once(url: str, tmp_path: Path) -> None:
     """It is not retried."""
     with pytest.raises(SettingsError):
-        connect("http://localhost:1", "k", state_dir=tmp_path)
+        connect(url, "k", state_dir=tmp_path)
 
 
 # --- the cursor -------------------------------------------------------------------------------------------
@@ -782,3 +785,23 @@ async def test_a_proxys_page_is_no_refusal(status: str, timing: Timing, tmp_path
             await reading
     assert states.codes[1] == ("reconnecting", ["unreachable"])
     assert status[:3] in states.seen[1].problems[0].sentence
+
+
+async def test_a_redirect_is_not_followed(
+    server: FakeServer, timing: Timing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The login has the key, and the other address may be anybody's."""
+    location = server.url.replace("127.0.0.1", "localhost")
+
+    def redirect(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(307)
+        request.send_header("location", location)
+        request.send_header("content-length", "0")
+        request.end_headers()
+
+    with answering(redirect) as url:
+        address = url.replace("http", "ws")
+        async with connect(address, server.api_key, timing=timing, state_dir=tmp_path):
+            await until_async(lambda: server.logins or "retrying" in caplog.text, what="an outcome")
+    assert server.logins == 0
+    assert f"it redirects to {location}; use that address" in caplog.text

@@ -15,6 +15,7 @@ from ptn_api.access import add_key
 from tests import factories
 from tests.live import Live
 from tests.page.browser import PAGE, Tab, tools_missing
+from tests.ports import reserved_ports
 from tests.system.api import Api, api
 from tests.system.certificates import certificates
 from tests.system.nginx import NGINX, nginx
@@ -127,6 +128,46 @@ def test_a_killed_server_is_survived_and_shown(served: Served, browser: Browser)
     tab.wait_for_text("table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*LONG\s*\+0\.700")
     until(lambda: tab.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]").count() == 2)
     tab.close(LOST, r"status of 50\d")
+
+
+def test_orders_of_a_new_log_are_shown(served: Served, browser: Browser, tmp_path: Path) -> None:
+    """Its numbers begin again, below those of the orders on the tape."""
+
+    def place(number: int) -> None:
+        placed = factories.order(number, 0.7, at=time.time_ns() // 1_000_000)
+        served.validator.write(factories.position(number, [placed], trade_pair=factories.EURUSD))
+
+    def count() -> int:
+        return tab.page.locator("table[aria-label='Newest orders'] tbody tr[data-key]").count()
+
+    settings = {"validator_dir": served.validator.root, "keys": tmp_path / "api_keys.json"}
+    with reserved_ports(1) as (port,):
+        with api(tmp_path / "former", **settings, api_rest_port=port) as server:  # type: ignore[arg-type]
+            tab = Tab(browser, server.rest + "/")
+            tab.sign_in(served.keys[100])
+            tab.wait_for_text(".state", "Live")
+            for number in (71, 72, 73):
+                place(number)
+                until(lambda shown=number - 70: count() == shown, what="an order")  # type: ignore[misc]
+        with api(tmp_path / "new", **settings, api_rest_port=port):  # type: ignore[arg-type]
+            tab.wait_for_text("[role=alert]", "Some orders were missed")
+            tab.wait_for_text(".state", "^Live")
+            place(74)
+            until(lambda: count() == 1, what="the order alone")
+            tab.close(LOST, r"status of 50\d")
+
+
+def test_a_leaderboard_that_cannot_be_loaded_is_not_live(served: Served, browser: Browser) -> None:
+    """Although the server answers and orders arrive: returns may be old."""
+    tab = Tab(browser, served.server.rest + "/")
+    tab.sign_in(served.keys[100])
+    tab.wait_for_text(".state", "^Live")
+    tab.page.route("**/miners", lambda route: route.fulfill(status=500, json={"error": "internal error"}))
+    tab.wait_for_text(".state", "Orders live")
+    tab.wait_for_text(".why", "leaderboard cannot be loaded")
+    tab.page.unroute("**/miners")
+    tab.wait_for_text(".state", "^Live")
+    tab.close(r"status of 500")
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")

@@ -29,7 +29,7 @@ from ptn_api.client.servers.several import Difference
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError
 from ptn_api.summary import counted
-from ptn_api.tasks import cancel_and_wait
+from ptn_api.tasks import run_with
 from ptn_api.wire.client_session import Gap
 
 __all__ = [
@@ -137,21 +137,20 @@ def run_recorder(
             await asyncio.sleep(1)
             recording.flush()
 
+    async def take() -> None:
+        async with stream:
+            async for item in stream.items():
+                recording.take(item)
+                if isinstance(item.value, Gap):
+                    _print_gap(item.value)
+                if recording.written == count > 0:
+                    break
+
     async def record() -> None:
         stop_on_signals([stream])
         if not wait:
             await check_stream(address)
-        flushing = asyncio.create_task(flush_every_second())
-        try:
-            async with stream:
-                async for item in stream.items():
-                    recording.take(item)
-                    if isinstance(item.value, Gap):
-                        _print_gap(item.value)
-                    if recording.written == count > 0:
-                        break
-        finally:
-            await cancel_and_wait([flushing])
+        await run_with(take(), [asyncio.create_task(flush_every_second())])
 
     try:
         asyncio.run(record())

@@ -50,7 +50,8 @@ class Server:
     ) -> None:
         try:
             uri = parse_uri(url)
-        except InvalidURI as error:
+            uri.host.encode("idna")  # as the resolver will
+        except (InvalidURI, ValueError) as error:
             raise SettingsError(f"not a WebSocket URL: {error}") from None
         self.url = url
         self.address = f"{uri.host}:{uri.port}"

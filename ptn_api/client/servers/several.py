@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ptn_api.client.arguments import Timing
-from ptn_api.client.connection import StreamProblem, StreamState
+from ptn_api.client.connection import CaughtUp, StreamProblem, StreamState
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.servers.merge import Coverage, Merge, SeenOrders, ServerGap, identity_of
 from ptn_api.client.servers.record import OrderRecord
@@ -280,7 +280,7 @@ class Several:
             case Gap():
                 self._merge.gap(number, value, now)
             case Heartbeat():
-                if server.state == "live" and not value.stale:
+                if isinstance(received, CaughtUp) and not value.stale:
                     at = min(now, value.timestamp - server.clock_offset_ms)
                     self._merge.complete(number, at, now)
                 return self._item(number, value, cursor, received)
@@ -305,7 +305,7 @@ class Several:
         try:
             message = PTNWebSocketMessage(value, server.clock_offset_ms, clock=self._clock)
         except InvalidInputError as error:
-            logger.error("%s: malformed message %d: %s", server.url, value.sequence, error)
+            logger.error("%s: malformed message %d: %s", server.address, value.sequence, error)
             self._merge.gap(known.server, Gap(value.sequence - 1, value.sequence + 1, "unreadable"), now)
             return known
         message.server = server.url

@@ -54,6 +54,7 @@ export class Mirror {
   readonly #running: Promise<void>;
   #positions = new Map<string, Position>();
   #cursor: string | null = null;
+  /** By `performance.now`, which nobody sets. */
   #repairAt: number | null = null;
   #stream: Stream | null = null;
   #markLoaded!: () => void;
@@ -145,7 +146,7 @@ export class Mirror {
       this.#apply(item);
       if (item.value?.type !== "gap") this.#cursor = stream.cursor;
       // Only a heartbeat states the revision from which a reconnection resumes; the snapshot must not be older.
-      if (this.#repairAt !== null && item.value?.type === "heartbeat" && Date.now() >= this.#repairAt) {
+      if (this.#repairAt !== null && item.value?.type === "heartbeat" && performance.now() >= this.#repairAt) {
         this.#repairAt = null;
         // The stream waits meanwhile: its items are newer than the response and are applied after it.
         await this.#load(item.cursor);
@@ -216,7 +217,7 @@ export class Mirror {
   #scheduleRepair(gap: Gap): void {
     if (this.#repairAt !== null) return;
     const delay = Math.random() * (this.#options.mendWithin ?? 30_000);
-    this.#repairAt = Date.now() + delay;
+    this.#repairAt = performance.now() + delay;
     this.#warn(`loading the positions again in ${(delay / 1_000).toFixed(1)} s: a gap (${gap.reason})`);
   }
 

@@ -118,6 +118,31 @@ test("a gap loads a new snapshot, not older than the next heartbeat", async (t) 
   await mirror.close();
 });
 
+test("a clock that is set back delays no snapshot", async (t) => {
+  const failed = { type: "resume_failed", reason: "epoch", epoch: "e2", oldest_sequence: 1, head: 60 };
+  const later = { ...HEADERS, "x-ptn-epoch": "e2", "x-ptn-sequence": "60", "x-ptn-revision": "9" };
+  let beat = (): void => {};
+  const { url } = await both(
+    t,
+    [snapshot([position("p")]), snapshot([], later)],
+    [
+      (_, response) => {
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        response.write(event("gap", "e2:60:9", failed));
+        beat = () => response.write(heartbeat(60, { epoch: "e2", revision: 9 }));
+      },
+    ],
+  );
+  let gaps = 0;
+  const mirror = new Mirror(url, { ...options, onGap: () => (gaps += 1) });
+  await until(() => gaps === 1);
+  const { now } = Date;
+  t.mock.method(Date, "now", () => now() - 3_600_000);
+  beat();
+  await until(() => mirror.size === 0);
+  await mirror.close();
+});
+
 test("a refused key ends it", async (t) => {
   const { url } = await both(t, [json({ error: "no" }, 401)], []);
   const mirror = new Mirror(url, options);

@@ -22,7 +22,9 @@ export const session = signal<Session | null>(null);
 /** Whether a stored key is being checked, and why the last one was refused. */
 export const login = signal<{ busy: boolean; error: string }>({ busy: false, error: "" });
 export const board = signal<Board | null>(null);
+/** Why the leaderboard could not be loaded the last time, and since when it cannot. */
 export const boardError = signal("");
+export const boardFailingSince = signal<number | null>(null);
 export const tape = signal<TapeOrder[]>([]);
 export const health = signal<Health | null>(null);
 /** Since when the server does not answer; null while it does. */
@@ -54,7 +56,7 @@ export async function signIn(key: string): Promise<void> {
     batch(() => {
       session.value = { client, tier: me.tier, alias: me.alias };
       login.value = { busy: false, error: "" };
-      if (first instanceof Error) boardError.value = errorSentence(first);
+      if (first instanceof Error) setBoardError(first);
       else board.value = lastAnswer = first;
     });
     start();
@@ -75,13 +77,18 @@ export function signOut(error = ""): void {
   batch(() => {
     session.value = null;
     board.value = null;
-    boardError.value = "";
+    setBoardError(null);
     tape.value = [];
     beat.value = null;
     gap.value = "";
     stream.value = { state: "off", sinceMs: 0, why: "" };
     login.value = { busy: false, error };
   });
+}
+
+function setBoardError(error: unknown): void {
+  boardError.value = error === null ? "" : errorSentence(error);
+  boardFailingSince.value = error === null ? null : (boardFailingSince.peek() ?? Date.now());
 }
 
 /** Signs in with the key of this browser tab, if there is one. */
@@ -130,14 +137,14 @@ function start(): void {
     try {
       const answer = await load((c) => c.miners());
       if (ending.signal.aborted) return;
-      boardError.value = "";
+      setBoardError(null);
       // Without a change, the client returns the same object.
       if (answer === lastAnswer) return;
       lastAnswer = answer;
       const later = tape.peek().filter((order) => (order.arrivedMs ?? 0) > sinceMs);
       board.value = applied(answer, later.reverse());
     } catch (error) {
-      if (!ending.signal.aborted) boardError.value = errorSentence(error);
+      if (!ending.signal.aborted) setBoardError(error);
     }
   });
   const checkHealth = async () => {
@@ -180,6 +187,8 @@ async function followOrders(client: PTNClient, signal: AbortSignal): Promise<voi
       else if (connection === "reconnecting") setState(stream.peek().state === "connecting" ? "connecting" : "lost");
     },
     onGap: ({ reason }) => {
+      // The numbers begin again: those of the former log would hide the new orders.
+      if (reason === "epoch" || reason === "future") orders.restart();
       if (begun) gap.value = `Some orders were missed and cannot be sent again (${reason.replace("_", " ")}).`;
     },
   });
@@ -209,7 +218,14 @@ class Batches {
   private frame = 0;
 
   /** The leaderboard contains the orders up to `head` already, and maybe later changes. */
-  constructor(private readonly head: number) {}
+  constructor(private head: number) {}
+
+  /** Forgets all orders, because the numbers of the next ones may be smaller. */
+  restart(): void {
+    this.pending = [];
+    this.head = -1;
+    tape.value = [];
+  }
 
   add(message: OrderMessage): void {
     const order = tapeOrder(message, Date.now());

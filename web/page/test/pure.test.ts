@@ -251,12 +251,17 @@ test("the verdict names the reason", () => {
     beat: { stale: false, problems: [], sourceMs: 0 },
     stream: { state: "open", sinceMs: 0, why: "" },
     unreachableSinceMs: null,
+    boardFailingSinceMs: null,
     nowMs: 60_000,
   };
   const word = (changes: Partial<Facts>) => verdict({ ...facts, ...changes }).word;
   assert.deepEqual(verdict(facts), { kind: "good", word: "Live", why: "" });
   assert.equal(word({ tier: 30, stream: { state: "off", sinceMs: 0, why: "" } }), "Partly live");
   assert.equal(word({ tier: 0 }), "Delayed");
+  const failing = { boardFailingSinceMs: 30_000 };
+  assert.deepEqual([word(failing), verdict({ ...facts, ...failing }).kind], ["Orders live", "warn"]);
+  assert.match(verdict({ ...facts, ...failing }).why, /leaderboard cannot be loaded for .*; returns may be old/);
+  assert.equal(word({ ...failing, tier: 30 }), "Not current");
   const lost = verdict({ ...facts, stream: { state: "lost", sinceMs: 50_000, why: "no connection" } });
   assert.equal(lost.word, "Reconnecting");
   assert.match(lost.why, /no connection, for 10 s/);

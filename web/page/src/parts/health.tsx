@@ -2,7 +2,7 @@
 
 import { delay, moment, period } from "../pure/format.ts";
 import { verdict } from "../pure/verdict.ts";
-import { beat, board, gap, health, isLive, now, pulse, session, stream, tape, unreachableSince } from "../store.ts";
+import { beat, board, boardFailingSince, gap, health, isLive, now, pulse, session, stream, tape, unreachableSince } from "../store.ts";
 
 export function HealthStrip() {
   const state = verdict({
@@ -11,6 +11,7 @@ export function HealthStrip() {
     beat: beat.value,
     stream: stream.value,
     unreachableSinceMs: unreachableSince.value,
+    boardFailingSinceMs: boardFailingSince.value,
     nowMs: now.value,
   });
   const { perMinute, lagMs } = pulse.value;

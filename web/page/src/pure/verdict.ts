@@ -9,12 +9,14 @@ export type Facts = {
   beat: { stale: boolean; problems: string[]; sourceMs: number | null } | null;
   stream: { state: "off" | "connecting" | "open" | "lost"; sinceMs: number; why: string };
   unreachableSinceMs: number | null;
+  /** Since when the leaderboard cannot be loaded, though the server answers. */
+  boardFailingSinceMs: number | null;
   nowMs: number;
 };
 export type Verdict = { kind: "good" | "warn" | "bad" | "quiet"; word: string; why: string };
 
 export function verdict(facts: Facts): Verdict {
-  const { tier, health, beat, stream, unreachableSinceMs, nowMs } = facts;
+  const { tier, health, beat, stream, unreachableSinceMs, boardFailingSinceMs, nowMs } = facts;
   const live = tier >= 100;
   const since = (ms: number) => `for ${period(nowMs - ms)}`;
   if (live && stream.state === "lost") {
@@ -35,6 +37,12 @@ export function verdict(facts: Facts): Verdict {
   }
   if (health !== null && health.status !== "ok" && health.status !== "degraded") {
     return { kind: "bad", word: health.status === "starting" ? "Starting" : "Failing", why: words(problems.join(", ")) };
+  }
+  if (boardFailingSinceMs !== null) {
+    const why = `the leaderboard cannot be loaded ${since(boardFailingSinceMs)}`;
+    return live
+      ? { kind: "warn", word: "Orders live", why: `${why}; returns may be old` }
+      : { kind: "bad", word: "Not current", why: `${why}; shown is the last state` };
   }
   const word = live ? "Live" : tier >= 30 ? "Partly live" : "Delayed";
   if (problems.length > 0) return { kind: "warn", word: `${word}, degraded`, why: words(problems.join(", ")) };

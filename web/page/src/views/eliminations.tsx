@@ -50,11 +50,15 @@ export function Eliminations() {
   useEffect(() => {
     const update = () =>
       void load((client) => client.eliminations()).then(
-        (answer) => setRows(answer as Elimination[]),
+        (answer) => {
+          setRows(answer as Elimination[]);
+          setError("");
+        },
         (failure: unknown) => {
           // A validator that has eliminated nobody has no such document.
-          if (failure instanceof APIStatusError && failure.status === 404) setRows([]);
-          else setError(errorSentence(failure));
+          const none = failure instanceof APIStatusError && failure.status === 404;
+          if (none) setRows([]);
+          setError(none ? "" : errorSentence(failure));
         },
       );
     update();
@@ -73,6 +77,7 @@ export function Eliminations() {
         <span class="count" role="status">
           {rows === null ? "" : `${shown.length} miners`}
         </span>
+        {rows !== null && error !== "" && <span class="note bad">{error}</span>}
         <Search label="Find miner or reason" value={text.value} onChange={(value) => (text.value = value)} />
       </header>
       <Table
@@ -82,7 +87,7 @@ export function Eliminations() {
         rowKey={(row) => row.hotkey}
         order={order.value}
         onOrder={(next) => (order.value = next)}
-        empty={error || (rows === null ? "Loading…" : rows.length === 0 ? "No miner is eliminated." : "No row matches.")}
+        empty={rows === null ? error || "Loading…" : rows.length === 0 ? "No miner is eliminated." : "No row matches."}
       />
     </section>
   );
