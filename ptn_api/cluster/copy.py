@@ -228,8 +228,8 @@ class Copy(SqliteWriter):
         try:
             if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
                 if asked_ms - self._asked_ms >= _ASK_MS:
-                    # Another server is asked after the first failure. If reading came next, asking and reading
-                    # would take turns, as two servers that are left of three do: one would never be asked.
+                    # After a failure, another server is asked. If reading came next, the two would take
+                    # turns, as two servers that are left of three do: one would never be asked.
                     for _ in "ab":
                         with contextlib.suppress(BrokerError):
                             self._ask(asked_ms)
