@@ -367,6 +367,32 @@ def test_a_copy_that_is_behind_waits_for_a_leader(cluster: Cluster, tmp_path: Pa
     copy.close()
 
 
+def test_a_copy_that_gets_behind_while_it_asks(cluster: Cluster, tmp_path: Path) -> None:
+    """Servers without a leader take their time, and reads that work again do not end what has just begun."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    read = cluster.broker.read
+
+    def refuse(*_: int) -> Any:
+        nonlocal now
+        now += 1_000
+        raise BrokerError("no answer")
+
+    cluster.broker.read = cluster.broker.last = refuse  # type: ignore[method-assign]
+    copy.hear(beat)
+    with pytest.raises(BrokerError):
+        copy.confirm()
+    cluster.broker.read = read  # type: ignore[method-assign]
+    now = 1_000_000 + BEHIND_MS - 500
+    copy.hear(beat)
+    with pytest.raises(BrokerError):
+        copy.confirm()
+    copy.close()
+
+
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     """A lagging server, or one that lost entries: the copy stays as it is and is not complete meanwhile."""
     append(cluster, 1, 2)
