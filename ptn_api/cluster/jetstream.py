@@ -93,7 +93,6 @@ _VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"
 _END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
 _NO_STREAMS = "the cluster's broker has no leader, or no streams: see ptn cluster init"
 _STREAM_NOT_FOUND = 10059
-_FORBIDDEN = "forbidden"
 _REMEDIES = {
     "authorization violation": "check --cluster-credentials",
     "certificate verify failed": "check --cluster-ca, and the host names of the certificates",
@@ -613,7 +612,7 @@ class JetStreamBroker:
             if info.config.num_replicas > 1 and not info.cluster.leader:
                 raise BrokerError("the cluster's broker has no leader")
         except BrokerError as error:
-            if error.code in ("no_streams", _FORBIDDEN):
+            if error.code in ("no_streams", "forbidden"):
                 self._leaderless.clear()
             else:
                 self._leaderless[server] = True
@@ -678,7 +677,7 @@ class JetStreamBroker:
             try:
                 return self._call(work, *args, **kwargs)
             except BrokerError as error:
-                if self._closed or error.code == _FORBIDDEN or time.monotonic() > deadline:
+                if self._closed or error.code == "forbidden" or time.monotonic() > deadline:
                     raise
                 time.sleep(_RECONNECT_PAUSE_S)
 
@@ -702,7 +701,7 @@ class JetStreamBroker:
             raise BrokerError(
                 f"the NATS servers do not permit these credentials to use {subject}:"
                 " see deploy/cluster/nats.conf",
-                code=_FORBIDDEN,
+                code="forbidden",
             )
 
     def _give_up(self, client: Client, reason: str) -> None:
