@@ -101,7 +101,10 @@ class LogError(PTNError):
 
 
 class BrokerError(LogError):
-    """`code` may be `damaged_commit`: another server of the broker may have the commit undamaged."""
+    """`code` may be `damaged_commit`: another server of the broker may have the commit undamaged.
+
+    Or `forbidden`: the servers do not permit these credentials to do this, and nothing was done.
+    """
 
     code = "broker_error"
 

@@ -154,8 +154,8 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "cluster_unreachable": Problem(
         "degraded",
-        "The cluster's broker does not answer this machine; what it has is served until `cluster_behind`",
-        "Check the network and the broker's servers: a majority of them must be up. The machine goes on by itself",
+        "The cluster's broker does not answer this machine, or has no log; what it has is served until `cluster_behind`",
+        "Check the network and the broker's servers: a majority of them must be up. The log line `cluster_not_connected` or `cluster_awaited` has the reason (credentials, certificates, no streams). The machine goes on by itself",
     ),
     "cluster_forked": Problem(
         "unavailable",

@@ -68,6 +68,7 @@ HOMES = {
     "httpx": ("client/", "cli/doctor.py", "notify/webhook.py"),
     "isal": ("event_log/damage.py", "http/", "stream/framing.py"),
     "nats": ("cluster/jetstream.py",),
+    "nkeys": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),
     "pandas": ("client/",),

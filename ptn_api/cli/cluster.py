@@ -34,6 +34,8 @@ cluster_app = typer.Typer(
 _FOUND_MS = 10_000
 _LISTEN_MS = 2_500
 """Machines report once a second."""
+_TAKEOVER_S = 10
+_LOOK_S = 0.1
 
 
 def _with_options(*more: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -221,8 +223,16 @@ def takeover(data_dir: DataDir = _DATA_DIR) -> None:
 
     if not data_dir.is_dir():
         raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
-    request_takeover(data_dir)
-    typer.echo("ptn: requested; ptn cluster status shows which intake is active", err=True)
+    request, deadline = request_takeover(data_dir), time.monotonic() + _TAKEOVER_S
+    while request.exists():
+        if time.monotonic() > deadline:
+            request.unlink(missing_ok=True)  # or the next intake there would follow it
+            raise BrokerError(
+                f"no intake took over within {_TAKEOVER_S} s: none runs on {data_dir}, or the NATS servers"
+                " have no leader (see ptn cluster status)"
+            )
+        time.sleep(_LOOK_S)
+    typer.echo(f"ptn: the intake on {data_dir} is the active one", err=True)
 
 
 @cluster_app.command(cls=Command)

@@ -353,6 +353,8 @@ def push(
     from ptn_api.access import Entries, hashed_entries
     from ptn_api.errors import KeyFileError
 
+    if cluster is None:
+        raise SettingsError("give --cluster, or set PTN_CLUSTER and PTN_CLUSTER_KEYS=true")
     entries = hashed_entries(_read_keys(file, [file]))
 
     def change(shared: Entries) -> None:
@@ -361,11 +363,12 @@ def push(
         shared.clear()
         shared.update(entries)
 
-    with connected(cluster or ClusterOptions()) as broker:
+    with connected(cluster) as broker:
         from ptn_api.cluster.key_copy import SharedKeyStore
 
         SharedKeyStore(broker).edit(change, new_origin=replace)
-    typer.echo(f"Copied {len(entries)} users from {file} into the cluster.", err=True)
+    users = "1 user" if len(entries) == 1 else f"{len(entries)} users"
+    typer.echo(f"Copied {users} from {file} into the cluster.", err=True)
 
 
 @keys_app.command("list", cls=Command)

@@ -234,6 +234,8 @@ class Connection:
         self._receiving = False
         self._ending: Ending | None = None
         self._disconnected = False
+        self._retried = False
+        """Whether the log says that the client tries to connect."""
 
     async def run(self) -> None:
         """Connects and reconnects until cancelled, or until a refusal is final."""
@@ -268,6 +270,7 @@ class Connection:
                     level, delay = logging.WARNING, self._backoff.evicted()
                 case "lost" | "restarting":
                     level, delay = logging.WARNING, self._backoff.lost()
+            self._retried = True
             logger.log(
                 level,
                 "%s: %s; retrying in %.1f s",
@@ -407,6 +410,9 @@ class Connection:
                 case StateChanged():
                     if event.state != "stale":
                         self._link_problem = ()
+                        if self._retried:
+                            self._retried = False
+                            logger.warning("%s: connected again", self._url, extra={"also_reported": True})
                     await self._enter(event.state)
                 case Refused():
                     self._ending = Ending("refused", f"login refused: {event.message}")

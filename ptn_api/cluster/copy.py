@@ -221,15 +221,20 @@ class Copy(SqliteWriter):
         before the copy reads on.
         """
         asked_ms = self._monotonic()
-        if asked_ms - self._complete_ms > BEHIND_MS:
-            # The outage is reported by now. A server without a leader may answer reads again, after seconds
-            # in which it did not; the beats would end the problem, only for it to begin again.
-            self._leader_ms = -_LEADER_MS
         try:
             if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
                 if asked_ms - self._asked_ms >= _ASK_MS:
-                    with contextlib.suppress(BrokerError):
-                        self._ask(asked_ms)
+                    # After a failure, another server is asked. If reading came next, the two would take
+                    # turns, as two servers that are left of three do: one would never be asked.
+                    for _ in "ab":
+                        with contextlib.suppress(BrokerError):
+                            self._ask(asked_ms)
+                            break
+                if self._leader_ms < asked_ms and self._monotonic() - self._complete_ms > BEHIND_MS:
+                    # The outage is reported by now, perhaps while servers were asked. One without a leader
+                    # may answer reads again, after seconds in which it did not; the beats would end the
+                    # problem, only for it to begin again.
+                    self._leader_ms = -_LEADER_MS
                 if asked_ms - self._leader_ms < _LEADER_MS:
                     self.follow(stop)
                     if self._complete_at(*beat):

@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
+import nkeys
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -68,7 +69,13 @@ def _is_not_late(record: logging.LogRecord) -> bool:
     return kind is not asyncio.InvalidStateError
 
 
+def _is_not_about_eof(record: logging.LogRecord) -> bool:
+    """Whether asyncio logs anything but how the library's protocol ends, each time a server closes TLS."""
+    return not str(record.msg).startswith("returning true from eof_received()")
+
+
 logging.getLogger("nats.aio.client").addFilter(_is_not_late)
+logging.getLogger("asyncio").addFilter(_is_not_about_eof)
 
 _CONNECT_S = 1.0
 _RECONNECT_PAUSE_S = 0.1
@@ -86,6 +93,11 @@ _VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"
 _END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
 _NO_STREAMS = "the cluster's broker has no leader, or no streams: see ptn cluster init"
 _STREAM_NOT_FOUND = 10059
+_REMEDIES = {
+    "authorization violation": "check --cluster-credentials",
+    "certificate verify failed": "check --cluster-ca, and the host names of the certificates",
+}
+"""By what an error contains, in lower case."""
 _NAME_IN_USE = 10058
 
 
@@ -506,6 +518,7 @@ class JetStreamBroker:
         except nats.errors.MaxPayloadError as error:
             raise BrokerError("the NATS servers' max_payload is too small: 1 MiB is needed") from error
         except (nats.errors.Error, OSError) as error:
+            self._require_permission(subject)
             self._give_up(client, "no acknowledgement")
             raise OutcomeUnknownError(f"no acknowledgement: {error_text(error)}") from error
         ack = _decoded(_acks, answer)
@@ -545,16 +558,16 @@ class JetStreamBroker:
                 found.append(message)
             arrived.set()
 
-        inbox = client.new_inbox()
+        inbox, subject = client.new_inbox(), f"$JS.API.DIRECT.GET.{stream}"
         try:
             subscription = await client.subscribe(inbox, cb=take)
-            request = msgspec.json.encode(wanted)
-            await client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
+            await client.publish(subject, msgspec.json.encode(wanted), reply=inbox)
             while not status:
                 arrived.clear()
                 await asyncio.wait_for(arrived.wait(), self._request_s)
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+            self._require_permission(subject)
             self._give_up(client, "no answer")
             if not found:
                 raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
@@ -566,13 +579,13 @@ class JetStreamBroker:
 
     async def _get(self, stream: str, wanted: dict[str, Any]) -> Msg:
         """The answer to a direct get of one message, from any replica."""
-        client = await self._connection(self._request_s)
+        client, subject = await self._connection(self._request_s), f"$JS.API.DIRECT.GET.{stream}"
         try:
-            subject, request = f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(wanted)
-            return await client.request(subject, request, timeout=self._request_s)
+            return await client.request(subject, msgspec.json.encode(wanted), timeout=self._request_s)
         except nats.errors.NoRespondersError as error:
             raise BrokerError(_NO_STREAMS) from error
         except (nats.errors.Error, OSError) as error:
+            self._require_permission(subject)
             self._give_up(client, "no answer")
             raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
 
@@ -599,7 +612,7 @@ class JetStreamBroker:
             if info.config.num_replicas > 1 and not info.cluster.leader:
                 raise BrokerError("the cluster's broker has no leader")
         except BrokerError as error:
-            if error.code == "no_streams":
+            if error.code in ("no_streams", "forbidden"):
                 self._leaderless.clear()
             else:
                 self._leaderless[server] = True
@@ -623,14 +636,13 @@ class JetStreamBroker:
 
     async def _request(self, action: str, wanted: dict[str, Any]) -> _Info:
         """A request of the JetStream API. Raises BrokerError."""
-        client = await self._connection(self._request_s)
+        client, subject = await self._connection(self._request_s), f"$JS.API.{action}"
         try:
-            answer = await client.request(
-                f"$JS.API.{action}", msgspec.json.encode(wanted), timeout=self._request_s
-            )
+            answer = await client.request(subject, msgspec.json.encode(wanted), timeout=self._request_s)
         except nats.errors.NoRespondersError as error:
             raise BrokerError("JetStream is not available: not enabled, or without a leader") from error
         except (nats.errors.Error, OSError) as error:
+            self._require_permission(subject)
             self._give_up(client, "no answer")
             raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
         info = _decoded(_infos, answer)
@@ -664,8 +676,8 @@ class JetStreamBroker:
         while True:
             try:
                 return self._call(work, *args, **kwargs)
-            except BrokerError:
-                if self._closed or time.monotonic() > deadline:
+            except BrokerError as error:
+                if self._closed or error.code == "forbidden" or time.monotonic() > deadline:
                     raise
                 time.sleep(_RECONNECT_PAUSE_S)
 
@@ -682,6 +694,15 @@ class JetStreamBroker:
         if self._client is None:  # lost again since the event was set
             raise BrokerError("the connection to the cluster's broker was lost")
         return self._client
+
+    def _require_permission(self, subject: str) -> None:
+        """Raises BrokerError if the servers have refused the subject, which they do instead of an answer."""
+        if subject.lower() in self._violations:
+            raise BrokerError(
+                f"the NATS servers do not permit these credentials to use {subject}:"
+                " see deploy/cluster/nats.conf",
+                code="forbidden",
+            )
 
     def _give_up(self, client: Client, reason: str) -> None:
         if client is self._client:
@@ -754,6 +775,9 @@ class JetStreamBroker:
         self._faulty = client
         timed_out = isinstance(error, asyncio.TimeoutError)
         text = "no answer" if timed_out else error_text(error).removeprefix("nats: ").strip("'")
+        for fault, remedy in _REMEDIES.items():
+            if fault in text.lower():
+                text += f" ({remedy})"
         if text != self._last_error:
             self._last_error = text
             logger.warning("cluster_not_connected", server=_place(server), reason=text)
@@ -802,10 +826,13 @@ def _security(options: ClusterOptions) -> dict[str, Any]:
             raise SettingsError(f"--cluster-credentials cannot be read: {error_text(error)}") from None
         if "BEGIN NATS USER JWT" in content:
             arguments["user_credentials"] = str(path)
-        elif content.startswith("SU"):
-            arguments["nkeys_seed"] = str(path)
         else:
-            raise SettingsError("--cluster-credentials: neither a NATS credentials file nor an nkey seed")
+            try:
+                nkeys.from_seed(bytearray(content.strip().encode())).wipe()
+            except (nkeys.NkeysError, ValueError):
+                what = "neither a NATS credentials file nor an nkey seed"
+                raise SettingsError(f"--cluster-credentials: {what}") from None
+            arguments["nkeys_seed"] = str(path)
     if options.cluster_ca or any(server.startswith("tls:") for server in options.servers):
         try:
             arguments["tls"] = ssl.create_default_context(

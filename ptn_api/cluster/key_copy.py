@@ -119,7 +119,7 @@ class SharedKeyStore:
                 self._broker.put_keys(payload, expected=0 if entry is None else entry.index)
                 return
             except BrokerError as error:
-                if not sent:
+                if not sent or error.code == "forbidden":
                     raise
                 if time.monotonic() > deadline:
                     raise BrokerError(f"perhaps the keys were not changed: {error}") from error

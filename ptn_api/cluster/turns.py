@@ -235,9 +235,14 @@ class TurnKeeper:
             self._changed = asyncio.Event()
 
 
-def request_takeover(data_dir: Path) -> None:
-    """Asks the intake that runs on this data directory to take over. Raises SettingsError."""
+def request_takeover(data_dir: Path) -> Path:
+    """Asks the intake that runs on this data directory to take over. Raises SettingsError.
+
+    Returns the request's file, which the intake removes once it is the active one.
+    """
+    request = data_dir / _REQUEST_FILE
     try:
-        (data_dir / _REQUEST_FILE).touch(mode=0o600)
+        request.touch(mode=0o600)
     except OSError as error:
         raise SettingsError(f"data directory: {error.strerror}", code="bad_data_dir") from None
+    return request

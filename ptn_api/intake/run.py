@@ -76,7 +76,8 @@ async def run_intake(
         start=clock_start,
     )
     with contextlib.suppress(LogDamagedError):
-        steady.compare(known_ms(log))
+        if log.ready():  # a cluster's log is made by `ptn cluster init`, perhaps long before the first start
+            steady.compare(known_ms(log))
     intake = Intake(
         log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters, turn=turn
     )

@@ -80,7 +80,7 @@ async def _keep_log(
 ) -> None:
     with contextlib.ExitStack() as stack:
         kind = Copy if take_in is None else ClusterWriter
-        copy = await _open(settings, broker, kind, control.stop)
+        copy = await _open(settings, broker, kind, control)
         if copy is None:
             return
         stack.callback(copy.close)
@@ -140,9 +140,11 @@ async def _keep_log(
             await control.stop.wait()
 
 
-async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
+async def _open(
+    settings: Settings, broker: JetStreamBroker, kind: type[C], control: WorkerControl
+) -> C | None:
     """Opens the copy, once the cluster has a log to copy; None if a stop comes first."""
-    waiting = ""
+    waiting, stop = "", control.stop
     intake = settings.intake
     while not stop.is_set():
         try:
@@ -158,6 +160,7 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
                 )
             )
         except (BrokerError, LogMissingError) as error:
+            control.problems.set("cluster_unreachable", True)  # until the copy finds its problems itself
             if str(error) != waiting:
                 waiting = str(error)
                 logger.warning("cluster_awaited", reason=waiting)

@@ -35,7 +35,15 @@ __all__ = ["PROCESSES", "SETTINGS", "Setting", "Settings", "load_settings", "unk
 
 PROCESSES = ("intake", "rest", "stream")
 """The processes of a server alone."""
-_OF_CLIENTS = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
+_OF_OTHERS = {
+    "PTN_API_KEY",
+    "PTN_REST_URL",
+    "PTN_WS_URL",
+    "PTN_ADMIN_NKEY",
+    "PTN_INTAKE_NKEY",
+    "PTN_NODE_NKEY",
+}
+"""Variables of clients, and of deploy/cluster/nats.conf."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -322,8 +330,8 @@ def load_settings(values: Mapping[str, Any], environ: Mapping[str, str] | None =
 
 
 def unknown_variables() -> list[str]:
-    """Returns the PTN_ variables of the environment that neither the server nor the client knows."""
-    known = {setting.variable for setting in SETTINGS.values()} | _OF_CLIENTS
+    """Returns the PTN_ variables of the environment that nothing in this package or deploy/ knows."""
+    known = {setting.variable for setting in SETTINGS.values()} | _OF_OTHERS
     return sorted(name for name in os.environ if name.startswith("PTN_") and name not in known)
 
 

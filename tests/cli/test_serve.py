@@ -53,8 +53,9 @@ def test_an_unknown_option_is_wrong_usage(stranger: Ptn) -> None:
 
 def test_an_unknown_variable_is_named(stranger: Ptn) -> None:
     """It is most likely a misspelt setting, which would have no effect."""
-    ended = stranger("serve", PTN_API_PORT="1")
+    ended = stranger("serve", PTN_API_PORT="1", PTN_NODE_NKEY="of nats.conf")
     assert ended.stderr.startswith("ptn: unknown environment variable PTN_API_PORT")
+    assert "PTN_NODE_NKEY" not in ended.stderr
 
 
 def test_a_directory_without_a_validator(stranger: Ptn) -> None:

@@ -161,8 +161,10 @@ async def test_an_absent_server_is_retried_forever(follow: Any, caplog: pytest.L
     async with follow(server) as follower:
         await until_async(lambda: caplog.text.count("no connection") >= 5)
         assert set(follower.states) == {"connecting"}
+        assert "connected again" not in caplog.text
         with FakeServer(port=port):
             await follower.live()
+            assert caplog.text.count("connected again") == 1
 
 
 async def test_a_close_code_for_a_restart_is_followed_by_a_reconnection(

@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from ptn_api.cli import cluster
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.cluster.writer import open_cluster_writer
-from ptn_api.errors import LogError
+from ptn_api.errors import BrokerError, LogError
 from ptn_api.event_log import open_writer
 from tests.cli.ptn import Ended, Ptn
 from tests.cluster.machines import content
@@ -46,6 +47,14 @@ def single_machine(folder: Path) -> None:
 def succeeded(ended: Ended) -> Any:
     assert ended.status == 0, ended.stderr
     return json.loads(ended.stdout)
+
+
+def test_a_takeover_without_an_intake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that only serves. It is an error, and a later start of an intake does not follow it."""
+    monkeypatch.setattr(cluster, "_TAKEOVER_S", 0)
+    with pytest.raises(BrokerError, match="none runs on"):
+        cluster.takeover(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_cluster(ptn: Ptn, servers: Servers, no_streams: ClusterOptions, tmp_path: Path) -> None:

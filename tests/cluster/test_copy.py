@@ -32,6 +32,7 @@ from ptn_api.event_log import PositionRemoved, open_reader, open_writer
 from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.schema import SCHEMA_VERSION
 from ptn_api.intake.directory import other_validator
+from ptn_api.options import BEHIND_MS
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
@@ -313,6 +314,34 @@ def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Pa
     copy.close()
 
 
+def test_each_server_is_asked_for_a_leader_before_the_copy_is_behind(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """After each failure the broker connects to the next server, whether it was asked or read from."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    failures, asked = 0, set()
+
+    def fail(*wanted: int) -> Any:
+        nonlocal failures
+        failures += 1
+        if not wanted:
+            asked.add(failures % 2)  # of three servers, the one that led is down
+        raise BrokerError("no answer")
+
+    cluster.broker.read = cluster.broker.last = fail  # type: ignore[method-assign]
+    while now < 1_000_000 + BEHIND_MS:
+        now += 1_000
+        copy.hear(beat)
+        with pytest.raises(BrokerError):
+            copy.confirm()
+    assert asked == {0, 1}
+    copy.close()
+
+
 def test_a_copy_that_is_behind_waits_for_a_leader(cluster: Cluster, tmp_path: Path) -> None:
     """A server without one answers no reads for seconds, and then does again: the problem ends only once."""
     now = 1_000_000
@@ -335,6 +364,32 @@ def test_a_copy_that_is_behind_waits_for_a_leader(cluster: Cluster, tmp_path: Pa
             copy.confirm()
     cluster.broker.last = last  # type: ignore[method-assign]
     assert copy.confirm()
+    copy.close()
+
+
+def test_a_copy_that_gets_behind_while_it_asks(cluster: Cluster, tmp_path: Path) -> None:
+    """Servers without a leader take their time, and reads that work again do not end what has just begun."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    read = cluster.broker.read
+
+    def refuse(*_: int) -> Any:
+        nonlocal now
+        now += 1_000
+        raise BrokerError("no answer")
+
+    cluster.broker.read = cluster.broker.last = refuse  # type: ignore[method-assign]
+    copy.hear(beat)
+    with pytest.raises(BrokerError):
+        copy.confirm()
+    cluster.broker.read = read  # type: ignore[method-assign]
+    now = 1_000_000 + BEHIND_MS - 500
+    copy.hear(beat)
+    with pytest.raises(BrokerError):
+        copy.confirm()
     copy.close()
 
 

@@ -294,6 +294,14 @@ def test_unusable_settings(fields: dict[str, str], message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["", "SU", "SUAGARBAGE\n", "-----BEGIN CERTIFICATE-----", "U" * 56])
+def test_a_credentials_file_with_something_else(tmp_path: Path, content: str) -> None:
+    """Such as a public key, or a seed that was copied in part: it ends the start instead of being retried."""
+    (tmp_path / "seed").write_text(content)
+    with pytest.raises(SettingsError, match="neither a NATS credentials file nor an nkey seed"):
+        JetStreamBroker(ClusterOptions(cluster="nats://a", cluster_credentials=str(tmp_path / "seed")))
+
+
 def test_the_servers_time(broker: JetStreamBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is wrong shows, by how much and in which direction; an answer's travel time does not."""
     wall = jetstream.wall_ms
@@ -439,15 +447,44 @@ def refusal(broker: JetStreamBroker) -> str:
 @pytest.mark.parametrize(
     ("user", "fields", "message"),
     [
-        ("stranger", {}, "[Aa]uthorization"),
-        ("node", {"cluster_credentials": ""}, "[Aa]uthorization"),
-        ("node", {"cluster_ca": ""}, "certificate verify failed"),
+        ("stranger", {}, r"[Aa]uthorization .*\(check --cluster-credentials\)"),
+        ("node", {"cluster_credentials": ""}, r"[Aa]uthorization .*\(check --cluster-credentials\)"),
+        ("node", {"cluster_ca": ""}, "certificate verify failed.*check --cluster-ca"),
     ],
 )
-def test_refused_connections(secured: Secured, user: str, fields: dict[str, str], message: str) -> None:
-    """The error names the reason."""
+def test_refused_connections(
+    secured: Secured,
+    user: str,
+    fields: dict[str, str],
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The error names the reason and the setting; the libraries log nothing of their own at each attempt."""
     with contextlib.closing(secured.connect(user, request_ms=300, **fields)) as broker:
         until(lambda: re.search(message, refusal(broker)), what=message)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_what_is_not_permitted_is_named(secured: Secured) -> None:
+    """The servers do not answer such a request, which is not taken for a fault of theirs."""
+    with contextlib.closing(secured.connect("admin")) as admin:
+        admin.create_streams()
+    with contextlib.closing(secured.refused("node")) as node:
+        last = node.last()
+
+        def refused(request: Callable[[], object], subject: str) -> bool:
+            """A busy server may refuse after the timeout."""
+            with pytest.raises(BrokerError) as caught:
+                request()
+            message = f"do not permit these credentials to use {subject}: see deploy/cluster/nats.conf"
+            return str(caught.value).endswith(message) and "perhaps" not in str(caught.value)
+
+        for request, subject in (
+            (lambda: node.publish(b"a", expected=last), "ptn.log"),
+            (lambda: add_key(SharedKeyStore(node), "eve", 100), "ptn.keys"),
+            (node.create_streams, "$JS.API.STREAM.CREATE.PTN_LOG"),
+        ):
+            until(lambda: refused(request, subject))  # noqa: B023
 
 
 # --- credentials files ------------------------------------------------------------------------------------
@@ -520,7 +557,7 @@ def test_credentials_files(tmp_path: Path) -> None:
         with connect(file, ack_ms=300) as node:
             assert node.read(0, 1) == [Entry(1, b"a")]
             assert node.forbidden(writes=True) == ["ptn.log"]
-            with pytest.raises(OutcomeUnknownError):
+            with pytest.raises(BrokerError):
                 node.publish(b"b", expected=1)
         with connect(credentials(tmp_path / "other", stranger), request_ms=300) as other:
             until(lambda: re.search("[Aa]uthorization", refusal(other)), what="the reason")

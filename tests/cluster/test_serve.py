@@ -114,10 +114,12 @@ def test_a_machine_waits_for_the_cluster(no_streams: ClusterOptions, tmp_path: P
     validator.place()
     with machines.start("first", wait=False, validator_dir=tmp_path / "validator") as first:
         until(lambda: first.log.exists() and "ptn cluster init" in first.log.read_text())
+        until(lambda: '"code": "cluster_unreachable"' in first.log.read_text(), what="a problem in /health")
         with contextlib.closing(JetStreamBroker(no_streams)) as broker:
             broker.create_streams()
             begin(broker)
         first.wait_ready()
+        until(lambda: "cluster_unreachable" not in machines.get(first, "/health")["problems"])
         with machines.start("second", processes="rest,stream") as second:
             assert second.stop() == 0
     with machines.start("second", processes="rest,stream", cluster="nats://127.0.0.1:1") as second:

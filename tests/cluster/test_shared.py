@@ -119,10 +119,12 @@ def test_ptn_keys_edits_the_cluster(options: ClusterOptions, tmp_path: Path) -> 
     assert ptn("keys", "revoke", "local", **shared).status == 0
     assert ptn("keys", "usage", **shared).lines == ["user\tday\trequests\tbytes\tmessages"]
     assert file.read_bytes() == before
+    unclear = ptn("keys", "push", file, **known)
+    assert "PTN_CLUSTER_KEYS=true" in unclear.stderr
     for wrong in (
         ptn("keys", "list", "--api-keys-file", file, **shared),
         ptn("keys", "list", PTN_CLUSTER_KEYS="true"),
-        ptn("keys", "push", file, **known),
+        unclear,
     ):
         assert (wrong.status, wrong.stdout) == (2, "")
     assert not any(key in str(ended) for key in keys for ended in (listed, refused))

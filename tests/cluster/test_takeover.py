@@ -252,7 +252,8 @@ def test_the_operator_chooses_and_leaves(machines: Machines, tmp_path: Path) -> 
         assert "an intake of the cluster is running" in refused.stderr
         forced = ptn("cluster", "leave", "--force", "--data-dir", data[second])
         assert forced.status == 1, forced.stderr  # its server runs
-        assert ptn("cluster", "takeover", "--data-dir", data[second]).status == 0
+        taken = ptn("cluster", "takeover", "--data-dir", data[second])
+        assert (taken.status, "is the active one" in taken.stderr) == (0, True), taken.stderr
         machines.wait_active(second, 2)
         opened = validator.add_order(opened)
         until(lambda: orders_of(data[first]) == validator.placed, what="the orders")

@@ -271,6 +271,20 @@ async def test_a_log_without_a_sweep_knows_when_it_was_made(
         assert "clock_untrusted" not in await running.problems()
 
 
+async def test_a_log_that_was_made_long_before_its_baseline_tells_no_time(
+    validator: Validator, data_dir: Path
+) -> None:
+    """As one of `ptn cluster init`: nothing was served meanwhile, so the first start follows the clock."""
+    validator.place()
+    made_ms = wall_ms() - DAY_MS
+    with contextlib.closing(open_writer(data_dir, clock=lambda: made_ms)):
+        pass
+    for _ in "ab":
+        async with rooms(data_dir, validator) as running:
+            await running.until_swept()
+            assert "clock_untrusted" not in await running.problems()
+
+
 async def test_a_clock_that_is_set_right_is_followed_at_once(validator: Validator, data_dir: Path) -> None:
     """Even after it was wrong for so long that it was believed."""
     validator.place()
