@@ -246,10 +246,7 @@ class SnapshotBody:
             return
         try:
             self._decode(bytes(rest[:end]) + b"}")
-        except (
-            msgspec.MsgspecError,
-            RecursionError,
-        ):  # not a miner's entry but something in it, if not malformed
+        except (msgspec.MsgspecError, RecursionError):  # something in a miner's entry, if not malformed
             self._search_from = 2 * len(rest)  # doubles, or the same part would be decoded again and again
         else:
             rest[: end + 1] = b"{"

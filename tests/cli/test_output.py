@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import pytest
@@ -157,6 +157,17 @@ def test_times_of_this_year_are_shown_to_the_minute() -> None:
     this_year = datetime.now(timezone.utc).replace(month=7, day=30, hour=20, minute=46, second=20)
     row = (*ROW[:6], this_year.timestamp() * 1000, *ROW[7:])
     assert "07-30 20:46" in on_terminal(row)[2]
+
+
+@pytest.mark.parametrize("output", ["table", "csv"])
+def test_a_time_beyond_the_calendar_is_no_traceback(
+    output: Literal["table", "csv"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ptn stream` would end at the same order again and again."""
+    position = fake_position("BTCUSD", [fake_order(0.1, 100.0) | {"processed_ms": 10**17}])
+    message = PTNWebSocketMessage({"sequence": 1, "timestamp": 10**17, "data": {"position": position}})
+    order_handler(output, None)([message])
+    assert "100000000000000000 ms" in capsys.readouterr().out
 
 
 def test_fewer_rows() -> None:

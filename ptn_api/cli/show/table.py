@@ -58,10 +58,16 @@ _Path = Sequence[str]
 
 
 def iso_time(ms: float | None) -> str:
-    """UTC, to the millisecond, such as 2026-11-22T18:30:00.000Z; empty for 0 and None, which mean never."""
+    """UTC, to the millisecond, such as 2026-11-22T18:30:00.000Z; empty for 0 and None, which mean never.
+
+    A time beyond the calendar, which a validator's file may hold, stays in milliseconds.
+    """
     if not ms:
         return ""
-    moment = datetime.fromtimestamp(ms / 1000, timezone.utc)
+    try:
+        moment = datetime.fromtimestamp(ms / 1000, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return f"{ms:.0f} ms"
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -76,6 +76,7 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
   #cursor: Cursor;
   #started = false;
   #running: Promise<void> = Promise.resolve();
+  readonly #abort = (): void => void this.close();
 
   constructor(url: string, options: StreamOptions) {
     const apiKey = requiredKey(options.apiKey);
@@ -113,7 +114,7 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
     );
     const { signal } = options;
     if (signal?.aborted) this.#inbox.close();
-    else signal?.addEventListener("abort", () => void this.close(), { once: true });
+    else signal?.addEventListener("abort", this.#abort, { once: true });
   }
 
   /** The connection's state, which may be ahead of the messages still to be yielded. */
@@ -136,6 +137,7 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
 
   /** Disconnects and ends the iteration; resolves when the connection is closed. */
   async close(): Promise<void> {
+    this.#options.signal?.removeEventListener("abort", this.#abort); // it may outlive many streams
     this.#inbox.close();
     this.#connection.stop();
     await this.#running;

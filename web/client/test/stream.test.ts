@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { test, type TestContext } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 import {
@@ -196,6 +197,13 @@ test("a wait that the server asks for is bounded", async (t) => {
   const limited = json({ error: "wait" }, 429, { "retry-after": "86400" });
   const { url } = await serving(t, limited, events([heartbeat(4), order(5)]));
   assert.deepEqual(numbers(await take(stream(url, options), 1)), [5]);
+});
+
+test("a signal holds no stream that has ended", async (t) => {
+  const { url } = await serving(t, events([heartbeat(4), order(5)]));
+  const { signal } = new AbortController();
+  await take(stream(url, { ...options, signal }), 1);
+  assert.deepEqual(getEventListeners(signal, "abort"), []);
 });
 
 test("a stream ends when its signal is aborted, and when it is closed", async (t) => {
