@@ -10,7 +10,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,9 @@ import psutil
 from benchmarks.figures import Figures
 from benchmarks.rest import Service, served
 from benchmarks.rewriter import rewriting
+from benchmarks.server import BenchValidator
+from ptn_api.clock import wall_ms
+from tests.factories import order
 
 __all__ = ["run"]
 
@@ -53,6 +56,17 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     )
 
 
+def _trades(validator: BenchValidator, hotkeys: list[str]) -> Iterator[None]:
+    """Opens and closes a position of each miner in turn: no miner has thousands of open ones."""
+    for number, hotkey in enumerate(itertools.cycle(hotkeys)):
+        position = validator.place(miner=hotkey)
+        yield
+        close = order(2 * 10**7 + number, 0.0, at=wall_ms())
+        ended = {"is_closed_position": True, "close_ms": close["processed_ms"], "position_type": "FLAT"}
+        validator.write(position | ended | {"orders": [*position["orders"], close], "net_leverage": 0.0})
+        yield
+
+
 def _memory(service: Service) -> int:
     return int(psutil.Process(service.pid).memory_info().rss)
 
@@ -71,6 +85,7 @@ def _samples(service: Service, seconds: float, rewrite: Callable[[], None]) -> l
             ("/miner-positions", "identity"),
         ]
     )
+    trades = _trades(service.validator, hotkeys)
     samples, began = [], time.monotonic()
     for sample in range(1, _SAMPLES + 1):
         rewrite()
@@ -79,7 +94,7 @@ def _samples(service: Service, seconds: float, rewrite: Callable[[], None]) -> l
             response = service.ask(path, Accept_Encoding=coding)
             assert response.status_code == 200, (path, response.status_code)
             response.raw.read(decode_content=False)
-            service.validator.place()
+            next(trades)
             time.sleep(_POLL_S)
         samples.append(_memory(service))
     return samples
