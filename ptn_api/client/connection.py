@@ -412,7 +412,8 @@ class Connection:
                         self._link_problem = ()
                         if self._retried:
                             self._retried = False
-                            logger.warning("%s: connected again", self._url, extra={"also_reported": True})
+                            url = shown_url(self._url)
+                            logger.warning("%s: connected again", url, extra={"also_reported": True})
                     await self._enter(event.state)
                 case Refused():
                     self._ending = Ending("refused", f"login refused: {event.message}")
