@@ -756,6 +756,7 @@ class JetStreamBroker:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=_CONNECT_S,  # type: ignore[arg-type]
+            flush_timeout=self._request_s,  # or a call would wait forever behind what a frozen server left
             ping_interval=max(1, self._options.ping_ms // 1000),
             closed_cb=on_close,
             error_cb=on_error,

@@ -753,6 +753,24 @@ def test_an_outcome_is_unknown(broker: JetStreamBroker, servers: Servers, hasty:
     assert payloads in ([b"a", b"d"], [b"a", b"b", b"d"])
 
 
+def test_no_call_waits_forever_for_a_frozen_server(servers: Servers, hasty: ClusterOptions) -> None:
+    """Also if more was sent than the connection and the library hold back."""
+    with contextlib.closing(JetStreamBroker(hasty)) as broker:
+        until(lambda: answered(broker.last), what="a connection")
+        for server in servers:
+            server.freeze()
+        ended = threading.Event()
+
+        def send() -> None:
+            with contextlib.suppress(BrokerError):
+                for _ in range(40):
+                    broker.send_presence(bytes(500_000))
+            ended.set()
+
+        threading.Thread(target=send).start()
+        until(ended.is_set, what="the end of the calls")
+
+
 def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions) -> None:
     """Of a stream whose beginning is purged."""
     with contextlib.closing(JetStreamBroker(options)) as broker:
