@@ -264,8 +264,14 @@ class JetStreamBroker:
 
     def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
         subject = f"{self._snapshot_subject}.{info.name}"
-        for number, piece in enumerate(pieces):
-            self._call(self._publish, self._snapshot_stream, f"{subject}.piece.{number}", piece)
+        try:
+            for number, piece in enumerate(pieces):
+                self._call(self._publish, self._snapshot_stream, f"{subject}.piece.{number}", piece)
+        except BrokerError:
+            with contextlib.suppress(BrokerError):
+                self.delete_snapshot(info)
+            raise
+        # If this one fails, the pieces stay: the info may have been stored, or be stored later.
         self._call(self._publish, self._snapshot_stream, f"{subject}.info", msgspec.json.encode(info))
 
     def snapshots(self) -> list[SnapshotInfo]:
@@ -296,6 +302,16 @@ class JetStreamBroker:
         # The info first: a snapshot of which pieces are gone must not be listed.
         for part in (".info", ".piece.*"):
             self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"filter": subject + part})
+
+    def delete_leftovers(self, kept: Iterable[SnapshotInfo]) -> None:
+        firsts = []
+        for info in kept:
+            wanted = {"seq": 1, "next_by_subj": f"{self._snapshot_subject}.{info.name}.piece.0", "batch": 1}
+            found = self._call(self._batch, self._snapshot_stream, wanted)
+            if not found:  # a stale server
+                return
+            firsts.append(int(_header(found[0], "Nats-Sequence")))
+        self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"seq": min(firsts)})
 
     # --- keys, presence and usage: the protocols of key_copy.py, presence.py and usage_copy.py ------------
 

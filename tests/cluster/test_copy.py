@@ -531,6 +531,16 @@ def test_a_new_machine_starts_from_a_snapshot(cluster: Cluster, tmp_path: Path) 
     new.close()
 
 
+def test_interrupted_snapshots_do_not_pile_up(cluster: Cluster) -> None:
+    """What a killed machine stored of one is deleted once two later ones are there."""
+    first = publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    cluster.broker.stored = {"killed": (msgspec.structs.replace(first, name="killed"), [])}
+    for number in (1, 2):
+        append(cluster, number)
+        publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    assert [*cluster.broker.stored] == [info.name for info in cluster.broker.snapshots()][::-1]
+
+
 def test_a_copy_that_lags_loads_a_snapshot_while_it_is_read(cluster: Cluster) -> None:
     """Into the open file, in one transaction: a reader stays connected and sees the old or the new state."""
     append(cluster, 1, 2, fingerprint="here")

@@ -189,11 +189,33 @@ def test_an_incomplete_snapshot(broker: JetStreamBroker) -> None:
     with pytest.raises(BrokerError, match="lost"):
         broker.put_snapshot(snapshot("aa", 5, 2), interrupted())
     assert broker.snapshots() == []
+    assert broker.status()["snapshots"].size == 0
     broker.delete_snapshot(snapshot("aa", 5, 2))
     short = snapshot("bb", 6, 2)
     broker.put_snapshot(short, [b"1"])
     with pytest.raises(BrokerError, match=r"piece 1 .* is missing"):
         list(broker.get_snapshot(short))
+
+
+def test_what_an_interrupted_snapshot_leaves(broker: JetStreamBroker) -> None:
+    """Pieces of a process that was killed are deleted; those of the snapshots that are kept are not."""
+
+    def killed() -> Iterator[bytes]:
+        yield b"1"
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        broker.put_snapshot(snapshot("aa", 5, 2), killed())
+    kept = [snapshot("bb", 9, 2), snapshot("cc", 7, 1)]
+    for info in kept:
+        broker.put_snapshot(info, [b"1", b"2"][: info.pieces])
+    assert broker.status()["snapshots"].first == 1
+    broker.delete_leftovers(kept)
+    assert broker.status()["snapshots"].first == 2
+    assert broker.snapshots() == kept
+    assert [list(broker.get_snapshot(info)) for info in kept] == [[b"1", b"2"], [b"1"]]
+    broker.delete_leftovers([snapshot("dd", 11, 1)])  # as of a server that does not have it yet
+    assert broker.snapshots() == kept
 
 
 # --- without a cluster ------------------------------------------------------------------------------------
