@@ -474,15 +474,12 @@ class JetStreamBroker:
     def snapshots_stored(self) -> list[tuple[SnapshotInfo, datetime]]:
         """The snapshots, as `snapshots` returns them, and when they were stored, by the servers' clocks."""
         wanted = {"multi_last": [f"{self._snapshot_subject}.*.info"]}
-        found = self._call(self._batch, self._snapshot_stream, wanted)
-        infos = [
+        infos = []
+        for message in self._call(self._batch, self._snapshot_stream, wanted):
             # To the second: Python 3.10 reads neither nine digits of its fraction nor "Z".
-            (
-                _snapshots.decode(message.data),
-                datetime.fromisoformat(f"{_header(message, 'Nats-Time-Stamp')[:19]}+00:00"),
-            )
-            for message in found
-        ]
+            stored = datetime.fromisoformat(f"{_header(message, 'Nats-Time-Stamp')[:19]}+00:00")
+            with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps: not one to use
+                infos.append((_snapshots.decode(message.data), stored))
         return sorted(infos, key=lambda pair: -pair[0].index)
 
     def report(self, report: NodeReport) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import nkeys
@@ -216,6 +216,17 @@ def test_what_an_interrupted_snapshot_leaves(broker: JetStreamBroker) -> None:
     assert [list(broker.get_snapshot(info)) for info in kept] == [[b"1", b"2"], [b"1"]]
     broker.delete_leftovers([snapshot("dd", 11, 1)])  # as of a server that does not have it yet
     assert broker.snapshots() == kept
+
+
+def test_a_snapshot_of_another_version(broker: JetStreamBroker) -> None:
+    """With a description that this version cannot read, it is not listed; the others are."""
+
+    class Other(msgspec.Struct):
+        name: str = "bb"
+
+    broker.put_snapshot(snapshot("aa", 5, 1), [b"1"])
+    broker.put_snapshot(cast(SnapshotInfo, Other()), [b"1"])
+    assert broker.snapshots() == [snapshot("aa", 5, 1)]
 
 
 # --- without a cluster ------------------------------------------------------------------------------------
