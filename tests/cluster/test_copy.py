@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import sqlite3
 import threading
@@ -451,6 +452,24 @@ def test_a_damaged_commit_is_not_skipped(cluster: Cluster) -> None:
     cluster.broker.entries[-1] = entry
     cluster.copy.follow()
     assert numbers(cluster.copy) == [1, 2]
+
+
+MALFORMED = (b"", b"\xc1", b"\x93\1\2\3")
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_a_malformed_commit_is_not_skipped(cluster: Cluster, content: bytes) -> None:
+    """Though its writer sent it so: the copy waits, and the process goes on."""
+    append(cluster, 1, 2)
+    changed(cluster, body=b"?" + content)
+    body = cluster.broker.entries[-1]
+    payload = b"\1" + hashlib.blake2b(content, digest_size=8).digest() + content
+    for entry in (body, msgspec.structs.replace(body, payload=payload)):
+        cluster.broker.entries[-1] = entry
+        with pytest.raises(BrokerError) as caught:
+            cluster.copy.follow()
+        assert caught.value.code == "damaged_commit"
+        assert numbers(cluster.copy) == [1]
 
 
 @pytest.mark.parametrize("fields", [{"before": (1, 1)}, {"after": (1, 1)}])
