@@ -575,6 +575,8 @@ def _make_file(file: Path, broker: Broker) -> None:
             entry = next(entries, None)
             if entry is None:
                 raise LogMissingError("the cluster has no log yet")
+            if decode_part(entry.payload).before != (0, 0):  # `adopt` has not published the rest yet
+                raise BrokerError("the cluster's log is being taken over, and has no snapshot yet")
             incoming.apply(db, entry)
         db.execute("COMMIT")
 

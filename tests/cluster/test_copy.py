@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ptn_api.cluster import copy as copying
-from ptn_api.cluster.broker import Beat
+from ptn_api.cluster.adopt import adopt
+from ptn_api.cluster.broker import Beat, SnapshotInfo
 from ptn_api.cluster.commit import decode_part, encode_part, encode_rows
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.snapshot import publish_snapshot
@@ -105,6 +107,27 @@ def test_a_deleted_copy_is_made_again(cluster: Cluster, tmp_path: Path) -> None:
     again.follow()
     assert content(tmp_path / "new") == content(cluster.folder / "writer")
     again.close()
+
+
+def test_a_machine_waits_for_a_log_that_is_being_taken_over(tmp_path: Path) -> None:
+    """The first commit of `ptn cluster init --from` says nothing without the snapshot that follows it."""
+
+    class Interrupted(MemoryBroker):
+        def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
+            raise BrokerError("lost")
+
+    with contextlib.closing(open_writer(tmp_path / "alone")) as alone:
+        alone.baseline([written(position(1, [order(1)]))], T0)
+    broker = Interrupted()
+    with pytest.raises(BrokerError, match="lost"):
+        adopt(broker, tmp_path / "alone")
+    with pytest.raises(BrokerError, match="no snapshot yet"):
+        open_copy(tmp_path / "new", broker, Copy)
+    broker.__class__ = MemoryBroker
+    adopt(broker, tmp_path / "alone")
+    with contextlib.closing(open_copy(tmp_path / "new", broker, Copy)) as copy:
+        assert copy.confirm()
+        assert content(tmp_path / "new") == content(tmp_path / "alone")
 
 
 def test_a_copy_appears_when_it_is_complete(cluster: Cluster, tmp_path: Path) -> None:
