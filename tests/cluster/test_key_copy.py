@@ -204,6 +204,14 @@ def test_a_broker_that_was_restored(broker: MemoryBroker, store: SharedKeyStore,
         machine.update()
         assert not machine.knows(key)
         assert machine.knows(other)
+    # The replaced keys come back: from a server that lags, or as the backup is restored once more.
+    broker.shared_keys = backup
+    for machine in (running, Machine(tmp_path / "restarted", broker)):
+        with pytest.raises(KeyFileError, match="older"):
+            for _ in range(100):
+                machine.copy.update()
+        machine._file.refresh()
+        assert not machine.knows(key)
 
 
 def test_a_restored_broker_with_an_equal_number_of_edits(
