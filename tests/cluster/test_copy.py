@@ -312,6 +312,23 @@ def test_beats_say_where_the_stream_ends(cluster: Cluster, tmp_path: Path) -> No
     copy.close()
 
 
+def test_a_former_active_machine_proves_nothing(cluster: Cluster) -> None:
+    """It does not know of its successor, as its disk is full, and this copy cannot read the commits yet."""
+    assert cluster.copy.confirm()
+    former = cluster.copy.tip()
+    cluster.standby.take_over()
+    cluster.broker.stale = 1
+    tip = cluster.standby.tip()
+    beats = [
+        Beat(writer=each.writer, term=each.term, index=each.index, active=True) for each in (tip, former)
+    ]
+    for beat in beats:
+        cluster.copy.hear(beat)
+        assert not cluster.copy.confirm()
+    cluster.broker.stale = 0
+    assert cluster.copy.confirm()
+
+
 def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Path) -> None:
     """The active machine may be cut off together with this one, while others elect a leader and go on."""
     now = 1_000_000
