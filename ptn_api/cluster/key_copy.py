@@ -8,7 +8,6 @@ machine that starts while it cannot reach the broker has the keys that it had be
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -161,10 +160,9 @@ class KeyCopy:
         if keys.origin in known.replaced or (is_same_origin and keys.revision < known.revision):
             self._taken = Entry(0, b"")
             raise KeyFileError("the broker has older keys than this machine", code="older")
-        write_key_file(self._path, keys.entries)
         self._known = _Known(keys.origin, keys.revision, keys.replaced)
-        handle = os.open(self._known_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.encode(self._known))
+        # First, and atomically too: after a kill in between, older keys are refused all the same.
+        write_key_file(self._known_path, msgspec.to_builtins(self._known))
+        write_key_file(self._path, keys.entries)
         self._taken = entry
         return True
