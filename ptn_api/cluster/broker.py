@@ -130,7 +130,7 @@ class Broker(Protocol):
         """Stores a snapshot; it is listed once all of its pieces are durable.
 
         Iterates over `pieces` once, without holding all of them. Raises BrokerError; what was stored until
-        then is not listed, and `delete_snapshot` removes it.
+        then is not listed, and is deleted if the broker can be reached, otherwise by `delete_leftovers`.
         """
         ...
 
@@ -144,6 +144,13 @@ class Broker(Protocol):
 
     def delete_snapshot(self, info: SnapshotInfo) -> None:
         """Deletes a snapshot with its pieces, also one that is incomplete or gone."""
+        ...
+
+    def delete_leftovers(self, kept: Iterable[SnapshotInfo]) -> None:
+        """Deletes what was stored before all of these snapshots: pieces of those that were interrupted.
+
+        If a stale server answers, that is left to the next call.
+        """
         ...
 
     def close(self) -> None: ...

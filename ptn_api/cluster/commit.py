@@ -9,6 +9,7 @@ not be missing here.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
@@ -68,7 +69,7 @@ def encode_part(part: Part) -> bytes:
 
 
 def decode_part(payload: bytes) -> Part:
-    """Raises LogUnusableError for an entry of a newer version, BrokerError for a damaged one.
+    """Raises LogUnusableError for an entry of a newer version, BrokerError for a damaged or malformed one.
 
     Another server of the broker may have the entry undamaged.
     """
@@ -77,7 +78,8 @@ def decode_part(payload: bytes) -> Part:
         raise LogUnusableError("the cluster's writer has a newer version: upgrade", code="newer_commit")
     if payload[1 : 1 + _DIGEST_BYTES] != _digest(content):
         raise BrokerError("the broker returned a damaged commit", code="damaged_commit")
-    part = _parts.decode(content)
+    with _well_formed():
+        part = _parts.decode(content)
     if part.schema > SCHEMA_VERSION:
         raise LogUnusableError(
             f"the cluster's writer has a newer version (schema {part.schema}, supported {SCHEMA_VERSION}):"
@@ -105,17 +107,29 @@ def encode_rows(tables: Iterable[TableRows]) -> Iterator[tuple[bytes, bool]]:
 
 
 def decode_rows(bodies: Iterable[bytes]) -> Iterator[TableRows]:
-    """The tables that `encode_rows` was given, one at a time."""
+    """The tables that `encode_rows` was given, one at a time. Raises BrokerError for malformed bodies."""
     decompressor = zstandard.ZstdDecompressor().decompressobj()
     content = bytearray()
     for body in bodies:
-        content += decompressor.decompress(body)
+        with _well_formed():
+            content += decompressor.decompress(body)
         while len(content) >= _LENGTH_BYTES:
             end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "big")
             if len(content) < end:
                 break
-            yield _tables.decode(bytes(content[_LENGTH_BYTES:end]))
+            with _well_formed():
+                rows = _tables.decode(bytes(content[_LENGTH_BYTES:end]))
+            yield rows
             del content[:end]
+
+
+@contextlib.contextmanager
+def _well_formed() -> Iterator[None]:
+    """Turns the decoders' errors into BrokerError."""
+    try:
+        yield
+    except (msgspec.DecodeError, zstandard.ZstdError) as error:
+        raise BrokerError(f"a malformed commit: {error}", code="damaged_commit") from error
 
 
 def _digest(content: bytes) -> bytes:

@@ -157,6 +157,7 @@ class Copy(SqliteWriter):
         """When this copy was last known to be complete."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
+        self._beat_term = 0
 
     @property
     def writer_id(self) -> bytes:
@@ -220,9 +221,11 @@ class Copy(SqliteWriter):
         them, or once the copy is behind, the broker is asked. Its answer may be too old, so it is asked
         before the copy reads on.
         """
-        asked_ms = self._monotonic()
+        asked_ms, beat = self._monotonic(), self._beat
+        if beat is not None and asked_ms - beat[1] >= _BEAT_MS:
+            beat = None
         try:
-            if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
+            if beat is not None:
                 if asked_ms - self._asked_ms >= _ASK_MS:
                     # After a failure, another server is asked. If reading came next, the two would take
                     # turns, as two servers that are left of three do: one would never be asked.
@@ -249,7 +252,7 @@ class Copy(SqliteWriter):
             self._asked_ms = asked_ms - _ASK_MS  # ask again at once
             raise
         self._unreachable = False
-        complete = read <= last and self._complete_at(last, asked_ms)
+        complete = read <= last and self._complete_at(max(last, beat[0] if beat else 0), asked_ms)
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
             self._broker_behind_since = asked_ms
@@ -274,12 +277,17 @@ class Copy(SqliteWriter):
         return complete
 
     def hear(self, beat: Beat) -> None:
-        """Takes a beat of the active writer; one that is behind this copy proves nothing."""
+        """Takes a beat of the active writer; one that is behind this copy proves nothing.
+
+        Nor does one of a writer that does not know of its successor, which this copy has heard.
+        """
         incoming = self._incoming
         if incoming is None or not beat.active:
             return
-        if beat.term >= incoming.chain.tip.term and beat.index >= incoming.chain.tip.index:
+        term = max(incoming.chain.tip.term, self._beat_term)
+        if beat.term >= term and beat.index >= incoming.chain.tip.index:
             self._beat = (beat.index, self._monotonic())
+            self._beat_term = beat.term
             self.broker_behind = False
 
     def repair(self) -> Lost:
@@ -575,6 +583,8 @@ def _make_file(file: Path, broker: Broker) -> None:
             entry = next(entries, None)
             if entry is None:
                 raise LogMissingError("the cluster has no log yet")
+            if decode_part(entry.payload).before != (0, 0):  # `adopt` has not published the rest yet
+                raise BrokerError("the cluster's log is being taken over, and has no snapshot yet")
             incoming.apply(db, entry)
         db.execute("COMMIT")
 

@@ -264,8 +264,14 @@ class JetStreamBroker:
 
     def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
         subject = f"{self._snapshot_subject}.{info.name}"
-        for number, piece in enumerate(pieces):
-            self._call(self._publish, self._snapshot_stream, f"{subject}.piece.{number}", piece)
+        try:
+            for number, piece in enumerate(pieces):
+                self._call(self._publish, self._snapshot_stream, f"{subject}.piece.{number}", piece)
+        except BrokerError:
+            with contextlib.suppress(BrokerError):
+                self.delete_snapshot(info)
+            raise
+        # If this one fails, the pieces stay: the info may have been stored, or be stored later.
         self._call(self._publish, self._snapshot_stream, f"{subject}.info", msgspec.json.encode(info))
 
     def snapshots(self) -> list[SnapshotInfo]:
@@ -296,6 +302,16 @@ class JetStreamBroker:
         # The info first: a snapshot of which pieces are gone must not be listed.
         for part in (".info", ".piece.*"):
             self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"filter": subject + part})
+
+    def delete_leftovers(self, kept: Iterable[SnapshotInfo]) -> None:
+        firsts = []
+        for info in kept:
+            wanted = {"seq": 1, "next_by_subj": f"{self._snapshot_subject}.{info.name}.piece.0", "batch": 1}
+            found = self._call(self._batch, self._snapshot_stream, wanted)
+            if not found:  # a stale server
+                return
+            firsts.append(int(_header(found[0], "Nats-Sequence")))
+        self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"seq": min(firsts)})
 
     # --- keys, presence and usage: the protocols of key_copy.py, presence.py and usage_copy.py ------------
 
@@ -458,15 +474,12 @@ class JetStreamBroker:
     def snapshots_stored(self) -> list[tuple[SnapshotInfo, datetime]]:
         """The snapshots, as `snapshots` returns them, and when they were stored, by the servers' clocks."""
         wanted = {"multi_last": [f"{self._snapshot_subject}.*.info"]}
-        found = self._call(self._batch, self._snapshot_stream, wanted)
-        infos = [
+        infos = []
+        for message in self._call(self._batch, self._snapshot_stream, wanted):
             # To the second: Python 3.10 reads neither nine digits of its fraction nor "Z".
-            (
-                _snapshots.decode(message.data),
-                datetime.fromisoformat(f"{_header(message, 'Nats-Time-Stamp')[:19]}+00:00"),
-            )
-            for message in found
-        ]
+            stored = datetime.fromisoformat(f"{_header(message, 'Nats-Time-Stamp')[:19]}+00:00")
+            with contextlib.suppress(msgspec.DecodeError):  # of another version, perhaps: not one to use
+                infos.append((_snapshots.decode(message.data), stored))
         return sorted(infos, key=lambda pair: -pair[0].index)
 
     def report(self, report: NodeReport) -> None:
@@ -756,6 +769,7 @@ class JetStreamBroker:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=_CONNECT_S,  # type: ignore[arg-type]
+            flush_timeout=self._request_s,  # or a call would wait forever behind what a frozen server left
             ping_interval=max(1, self._options.ping_ms // 1000),
             closed_cb=on_close,
             error_cb=on_error,

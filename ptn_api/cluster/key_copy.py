@@ -8,7 +8,6 @@ machine that starts while it cannot reach the broker has the keys that it had be
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ __all__ = ["KeyBroker", "KeyCopy", "SharedKeyStore", "read_shared_keys"]
 _EDIT_S = 5.0
 _EDITS_KEPT = 20
 """More than are made within that time."""
+_ORIGINS_KEPT = 20
 _PAUSE_S = 0.05
 _CHECK_POLLS = 25
 """Each time after this number of polls, look whether the broker still has what the copy has."""
@@ -55,6 +55,8 @@ class SharedKeys(msgspec.Struct, frozen=True, kw_only=True):
     edits: list[str]
     """Random names of the last edits: an edit without an answer finds out whether it was stored."""
     entries: Entries
+    replaced: list[str] = []
+    """The last origins that this one has replaced: values with them are older."""
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -62,6 +64,7 @@ class _Known(msgspec.Struct, frozen=True):
 
     origin: str = ""
     revision: int = 0
+    replaced: list[str] = []
 
 
 def encode(keys: SharedKeys) -> bytes:
@@ -114,7 +117,8 @@ class SharedKeyStore:
                 edits = [*keys.edits[1 - _EDITS_KEPT :], edit]
                 new = msgspec.structs.replace(keys, revision=keys.revision + 1, edits=edits)
                 if new_origin:
-                    new = msgspec.structs.replace(new, origin=secrets.token_hex(8))
+                    replaced = [*keys.replaced[1 - _ORIGINS_KEPT :], keys.origin]
+                    new = msgspec.structs.replace(new, origin=secrets.token_hex(8), replaced=replaced)
                 payload, sent = encode(new), True
                 self._broker.put_keys(payload, expected=0 if entry is None else entry.index)
                 return
@@ -151,13 +155,14 @@ class KeyCopy:
             return False
         keys = decode(entry.payload)
         # A server that lags or was restored may answer: older keys must not make a revoked one valid again.
-        if keys.origin == self._known.origin and keys.revision < self._known.revision:
+        known = self._known
+        is_same_origin = keys.origin == known.origin
+        if keys.origin in known.replaced or (is_same_origin and keys.revision < known.revision):
             self._taken = Entry(0, b"")
             raise KeyFileError("the broker has older keys than this machine", code="older")
+        self._known = _Known(keys.origin, keys.revision, keys.replaced)
+        # First, and atomically too: after a kill in between, older keys are refused all the same.
+        write_key_file(self._known_path, msgspec.to_builtins(self._known))
         write_key_file(self._path, keys.entries)
-        self._known = _Known(keys.origin, keys.revision)
-        handle = os.open(self._known_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(msgspec.json.encode(self._known))
         self._taken = entry
         return True

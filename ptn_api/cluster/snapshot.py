@@ -48,7 +48,7 @@ def load_tip(db: sqlite3.Connection, schema: str = "main") -> Tip | None:
 
 
 def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
-    """Publishes the copy in this file as it is now; deletes older snapshots, and entries that none needs.
+    """Publishes the copy in this file as it is now; deletes older ones, and entries that none needs.
 
     Reads the file through another connection, so the copy may be written meanwhile. Raises BrokerError,
     LogUnwritableError, LogDamagedError.
@@ -87,6 +87,7 @@ def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
     kept = broker.snapshots()[:_KEPT]
     if len(kept) == _KEPT:
         broker.purge(kept[-1].index)
+        broker.delete_leftovers(kept)
     return info
 
 

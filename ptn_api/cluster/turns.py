@@ -28,7 +28,7 @@ import structlog
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.cluster.broker import Beat, Broker
 from ptn_api.cluster.chain import START, Tip
-from ptn_api.errors import LogError, LogUnwritableError, SettingsError
+from ptn_api.errors import LogError, LogUnusableError, LogUnwritableError, SettingsError
 from ptn_api.tasks import wait_for_event
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class Turns:
         elif beat.active:
             self._silent_since = now_ms
 
-    def request(self) -> None:
-        """Makes this machine take over as soon as it can."""
-        self._requested = True
+    def request(self, wanted: bool = True) -> None:
+        """Makes this machine take over as soon as it can, for as long as that is wanted."""
+        self._requested = wanted and not self.active
 
     def due_in_ms(self, now_ms: int) -> int:
         """How long until this machine takes over if it hears nothing more; at most 0: now."""
@@ -183,11 +183,10 @@ class TurnKeeper:
             if now_ms >= next_beat_ms:
                 next_beat_ms = now_ms + self._beat_ms
                 await asyncio.to_thread(self._broker.announce, self._turns.beat())
-                if self._request.exists():
-                    if self.active:
-                        self._request.unlink(missing_ok=True)
-                    else:
-                        self._turns.request()
+                wanted = self._request.exists()  # no longer once the command has given up
+                self._turns.request(wanted)
+                if wanted and self.active:
+                    self._request.unlink(missing_ok=True)
                 failing_since = self._writer.failing_since
                 failing_ms = 0 if failing_since is None else now_ms - failing_since
                 if self.active and failing_ms >= self._takeover_ms:
@@ -211,7 +210,8 @@ class TurnKeeper:
         """Returns whether the turn has been decided; it may be that of a machine that was faster."""
         try:
             await asyncio.to_thread(self._writer.take_over, self._turns.ending)
-        except LogUnwritableError as error:
+        except (LogUnwritableError, LogUnusableError) as error:
+            # Unusable: whoever follows the stream repairs this copy, or ends it for good.
             self._note()
             fenced = error.code == "log_fenced"
             if str(error) != self._reason and not fenced:

@@ -21,6 +21,7 @@ from ptn_api.event_log.announcements import (
 from ptn_api.event_log.contract import Change, DocumentWritten, PositionRemoved, PositionWritten
 from ptn_api.event_log.documents import (
     PackedDocument,
+    has_chunks,
     pack,
     put_chunk,
     put_document,
@@ -192,8 +193,9 @@ class Append:
         stored = stored_digest(self._db, change)
         if content is not None:
             # A document packed ahead has no chunks if it matched the digest of then; another thread may have
-            # replaced the stored document since.
-            usable = packed is not None and (packed.chunks or packed.digest == stored)
+            # replaced the stored document since. In a cluster, another machine that had the turn in between
+            # has deleted its chunks.
+            usable = packed is not None and (has_chunks(self._db, packed) or packed.digest == stored)
             if not usable:
                 packed = pack(content, stored=stored)
                 for index in range(len(packed.chunks)):

@@ -19,6 +19,7 @@ __all__ = [
     "PackedDocument",
     "damaged_documents",
     "delete_chunk",
+    "has_chunks",
     "mark_damaged",
     "pack",
     "prune_deleted",
@@ -62,6 +63,13 @@ def pack(content: bytes, *, stored: bytes | None = None) -> PackedDocument:
 def put_chunk(db: sqlite3.Connection, packed: PackedDocument, index: int) -> None:
     row = (packed.version, index, packed.chunks[index])
     db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?)", (*row, row_checksum(*row)))
+
+
+def has_chunks(db: sqlite3.Connection, packed: PackedDocument) -> bool:
+    """Whether the document was compressed, and all its chunks are in the log."""
+    count: int
+    (count,) = db.execute("SELECT count(*) FROM chunks WHERE version = ?", (packed.version,)).fetchone()
+    return 0 < len(packed.chunks) == count
 
 
 def put_document(

@@ -79,8 +79,8 @@ def _load(certificate: Path, key: Path) -> ssl.SSLContext:
             raise SettingsError(f"{flag} {str(file)!r} cannot be read: {error.strerror}") from None
     try:
         context.load_cert_chain(certificate, key, password=refuse_passphrase)
-    except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
+    except OSError as error:  # of TLS, or a file that has just been removed
+        reason = (getattr(error, "reason", "") or str(error)).lower().replace("_", " ")
         raise SettingsError(
             f"--tls-cert and --tls-key are not a PEM certificate chain and its key: {reason}"
         ) from None

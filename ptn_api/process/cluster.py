@@ -220,6 +220,7 @@ async def _publish_snapshots(
             if keeper.active and writer.ready() and await asyncio.to_thread(due):
                 started_ms = monotonic_ms()
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
+                writer.snapshot_ms = wall_ms()
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)

@@ -61,7 +61,7 @@ EX_CONFIG of sysexits.h. Python itself ends with 0, 1, 2 or 120.
 _UNSENT_BYTES = 1 << 16
 _ORPHAN_GRACE_S = 0.5
 _RESEND_S = 0.1
-"""The pause before metrics are sent again that found too much unsent data."""
+"""The pause before what found too much unsent data, and is not repeated, is sent again."""
 
 
 def process_names(settings: Settings) -> list[str]:
@@ -313,7 +313,9 @@ class WorkerControl:
         await self._channel.open(control)
 
     def ready(self) -> None:
-        self._channel.send(Ready())
+        # The supervisor waits for it, and it is not repeated.
+        if not (self._channel.send(Ready()) or self._channel.closed.is_set()):
+            asyncio.get_running_loop().call_later(_RESEND_S, self.ready)
 
     async def close(self) -> None:
         await self._channel.close()

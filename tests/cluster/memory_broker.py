@@ -161,6 +161,12 @@ class MemoryBroker:
         self._require_up()
         self.stored.pop(info.name, None)
 
+    def delete_leftovers(self, kept: Iterable[SnapshotInfo]) -> None:
+        self._require_up()
+        first = min([*self.stored].index(info.name) for info in kept)
+        for name in [*self.stored][:first]:
+            del self.stored[name]
+
     def keys(self, after: int) -> Entry | None:
         self._require_up()
         found = self.shared_keys

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ptn_api.cluster import copy as copying
-from ptn_api.cluster.broker import Beat
+from ptn_api.cluster.adopt import adopt
+from ptn_api.cluster.broker import Beat, SnapshotInfo
 from ptn_api.cluster.commit import decode_part, encode_part, encode_rows
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.snapshot import publish_snapshot
@@ -104,6 +107,27 @@ def test_a_deleted_copy_is_made_again(cluster: Cluster, tmp_path: Path) -> None:
     again.follow()
     assert content(tmp_path / "new") == content(cluster.folder / "writer")
     again.close()
+
+
+def test_a_machine_waits_for_a_log_that_is_being_taken_over(tmp_path: Path) -> None:
+    """The first commit of `ptn cluster init --from` says nothing without the snapshot that follows it."""
+
+    class Interrupted(MemoryBroker):
+        def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
+            raise BrokerError("lost")
+
+    with contextlib.closing(open_writer(tmp_path / "alone")) as alone:
+        alone.baseline([written(position(1, [order(1)]))], T0)
+    broker = Interrupted()
+    with pytest.raises(BrokerError, match="lost"):
+        adopt(broker, tmp_path / "alone")
+    with pytest.raises(BrokerError, match="no snapshot yet"):
+        open_copy(tmp_path / "new", broker, Copy)
+    broker.__class__ = MemoryBroker
+    adopt(broker, tmp_path / "alone")
+    with contextlib.closing(open_copy(tmp_path / "new", broker, Copy)) as copy:
+        assert copy.confirm()
+        assert content(tmp_path / "new") == content(tmp_path / "alone")
 
 
 def test_a_copy_appears_when_it_is_complete(cluster: Cluster, tmp_path: Path) -> None:
@@ -288,6 +312,23 @@ def test_beats_say_where_the_stream_ends(cluster: Cluster, tmp_path: Path) -> No
     copy.close()
 
 
+def test_a_former_active_machine_proves_nothing(cluster: Cluster) -> None:
+    """It does not know of its successor, as its disk is full, and this copy cannot read the commits yet."""
+    assert cluster.copy.confirm()
+    former = cluster.copy.tip()
+    cluster.standby.take_over()
+    cluster.broker.stale = 1
+    tip = cluster.standby.tip()
+    beats = [
+        Beat(writer=each.writer, term=each.term, index=each.index, active=True) for each in (tip, former)
+    ]
+    for beat in beats:
+        cluster.copy.hear(beat)
+        assert not cluster.copy.confirm()
+    cluster.broker.stale = 0
+    assert cluster.copy.confirm()
+
+
 def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Path) -> None:
     """The active machine may be cut off together with this one, while others elect a leader and go on."""
     now = 1_000_000
@@ -453,6 +494,24 @@ def test_a_damaged_commit_is_not_skipped(cluster: Cluster) -> None:
     assert numbers(cluster.copy) == [1, 2]
 
 
+MALFORMED = (b"", b"\xc1", b"\x93\1\2\3")
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_a_malformed_commit_is_not_skipped(cluster: Cluster, content: bytes) -> None:
+    """Though its writer sent it so: the copy waits, and the process goes on."""
+    append(cluster, 1, 2)
+    changed(cluster, body=b"?" + content)
+    body = cluster.broker.entries[-1]
+    payload = b"\1" + hashlib.blake2b(content, digest_size=8).digest() + content
+    for entry in (body, msgspec.structs.replace(body, payload=payload)):
+        cluster.broker.entries[-1] = entry
+        with pytest.raises(BrokerError) as caught:
+            cluster.copy.follow()
+        assert caught.value.code == "damaged_commit"
+        assert numbers(cluster.copy) == [1]
+
+
 @pytest.mark.parametrize("fields", [{"before": (1, 1)}, {"after": (1, 1)}])
 def test_a_commit_that_does_not_fit_stops_the_copy(cluster: Cluster, fields: dict[str, object]) -> None:
     """Sequences must go on where they were; nothing of the commit is applied."""
@@ -529,6 +588,16 @@ def test_a_new_machine_starts_from_a_snapshot(cluster: Cluster, tmp_path: Path) 
     assert b"here" not in log_path(tmp_path / "new").read_bytes()
     assert set(cluster.writer.fingerprints().values()) == {"here"}
     new.close()
+
+
+def test_interrupted_snapshots_do_not_pile_up(cluster: Cluster) -> None:
+    """What a killed machine stored of one is deleted once two later ones are there."""
+    first = publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    cluster.broker.stored = {"killed": (msgspec.structs.replace(first, name="killed"), [])}
+    for number in (1, 2):
+        append(cluster, number)
+        publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    assert [*cluster.broker.stored] == [info.name for info in cluster.broker.snapshots()][::-1]
 
 
 def test_a_copy_that_lags_loads_a_snapshot_while_it_is_read(cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import nkeys
@@ -189,11 +189,44 @@ def test_an_incomplete_snapshot(broker: JetStreamBroker) -> None:
     with pytest.raises(BrokerError, match="lost"):
         broker.put_snapshot(snapshot("aa", 5, 2), interrupted())
     assert broker.snapshots() == []
+    assert broker.status()["snapshots"].size == 0
     broker.delete_snapshot(snapshot("aa", 5, 2))
     short = snapshot("bb", 6, 2)
     broker.put_snapshot(short, [b"1"])
     with pytest.raises(BrokerError, match=r"piece 1 .* is missing"):
         list(broker.get_snapshot(short))
+
+
+def test_what_an_interrupted_snapshot_leaves(broker: JetStreamBroker) -> None:
+    """Pieces of a process that was killed are deleted; those of the snapshots that are kept are not."""
+
+    def killed() -> Iterator[bytes]:
+        yield b"1"
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        broker.put_snapshot(snapshot("aa", 5, 2), killed())
+    kept = [snapshot("bb", 9, 2), snapshot("cc", 7, 1)]
+    for info in kept:
+        broker.put_snapshot(info, [b"1", b"2"][: info.pieces])
+    assert broker.status()["snapshots"].first == 1
+    broker.delete_leftovers(kept)
+    assert broker.status()["snapshots"].first == 2
+    assert broker.snapshots() == kept
+    assert [list(broker.get_snapshot(info)) for info in kept] == [[b"1", b"2"], [b"1"]]
+    broker.delete_leftovers([snapshot("dd", 11, 1)])  # as of a server that does not have it yet
+    assert broker.snapshots() == kept
+
+
+def test_a_snapshot_of_another_version(broker: JetStreamBroker) -> None:
+    """With a description that this version cannot read, it is not listed; the others are."""
+
+    class Other(msgspec.Struct):
+        name: str = "bb"
+
+    broker.put_snapshot(snapshot("aa", 5, 1), [b"1"])
+    broker.put_snapshot(cast(SnapshotInfo, Other()), [b"1"])
+    assert broker.snapshots() == [snapshot("aa", 5, 1)]
 
 
 # --- without a cluster ------------------------------------------------------------------------------------
@@ -751,6 +784,24 @@ def test_an_outcome_is_unknown(broker: JetStreamBroker, servers: Servers, hasty:
     until(lambda: answered(lambda: published(broker, b"d")))
     payloads = [entry.payload for entry in broker.read(0, 1 << 20)]
     assert payloads in ([b"a", b"d"], [b"a", b"b", b"d"])
+
+
+def test_no_call_waits_forever_for_a_frozen_server(servers: Servers, hasty: ClusterOptions) -> None:
+    """Also if more was sent than the connection and the library hold back."""
+    with contextlib.closing(JetStreamBroker(hasty)) as broker:
+        until(lambda: answered(broker.last), what="a connection")
+        for server in servers:
+            server.freeze()
+        ended = threading.Event()
+
+        def send() -> None:
+            with contextlib.suppress(BrokerError):
+                for _ in range(40):
+                    broker.send_presence(bytes(500_000))
+            ended.set()
+
+        threading.Thread(target=send).start()
+        until(ended.is_set, what="the end of the calls")
 
 
 def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions) -> None:

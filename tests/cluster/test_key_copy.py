@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from ptn_api.access import (
     parse_keys,
     revoke_key,
     rotate_key,
+    write_key_file,
 )
+from ptn_api.cluster import key_copy
 from ptn_api.cluster.key_copy import KeyCopy, SharedKeyStore, decode, encode, read_shared_keys
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import BrokerError, KeyFileError
@@ -172,6 +175,39 @@ def test_a_revoked_key_stays_revoked(broker: MemoryBroker, store: SharedKeyStore
     assert machine.knows(other)
 
 
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_machine_that_is_killed_while_it_takes_keys(
+    broker: MemoryBroker, store: SharedKeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """After the restart it does not go back to older keys either."""
+    key = add_key(store, "alice", 100)
+    before = broker.shared_keys
+    machine = Machine(tmp_path / "a", broker)
+    machine.update()
+    revoke_key(store, "alice")
+    left = writes
+
+    def killed(path: Path, entries: Entries) -> None:
+        nonlocal left
+        write_key_file(path, entries)
+        left -= 1
+        if not left:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(key_copy, "write_key_file", killed)
+    with contextlib.suppress(RuntimeError):
+        machine.copy.update()
+    monkeypatch.undo()
+    broker.shared_keys = before
+    again = Machine(tmp_path / "a", broker)
+    again._file.refresh()
+    knew = again.knows(key)
+    with pytest.raises(KeyFileError, match="older"):
+        again.copy.update()
+    again._file.refresh()
+    assert again.knows(key) == knew
+
+
 def test_a_broker_that_was_restored(broker: MemoryBroker, store: SharedKeyStore, tmp_path: Path) -> None:
     """Machines keep the newer keys and report that, until an operator replaces the broker's."""
     key = add_key(store, "alice", 100)
@@ -204,6 +240,14 @@ def test_a_broker_that_was_restored(broker: MemoryBroker, store: SharedKeyStore,
         machine.update()
         assert not machine.knows(key)
         assert machine.knows(other)
+    # The replaced keys come back: from a server that lags, or as the backup is restored once more.
+    broker.shared_keys = backup
+    for machine in (running, Machine(tmp_path / "restarted", broker)):
+        with pytest.raises(KeyFileError, match="older"):
+            for _ in range(100):
+                machine.copy.update()
+        machine._file.refresh()
+        assert not machine.knows(key)
 
 
 def test_a_restored_broker_with_an_equal_number_of_edits(

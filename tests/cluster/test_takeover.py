@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from tests.processes import suspend
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -59,9 +60,8 @@ class Machines:
         return api(self.folder / name / "data", keys=self.folder / "api_keys.json", **values)
 
     def intake(self, name: str, **settings: Any) -> contextlib.AbstractContextManager[Api]:
-        return self.start(
-            name, processes="intake", validator_dir=self.validator.root, metrics_port=-1, **settings
-        )
+        values = {"metrics_port": -1} | settings
+        return self.start(name, processes="intake", validator_dir=self.validator.root, **values)
 
     def log(self, name: str) -> str:
         return (self.folder / name / "server.log").read_text(errors="replace")
@@ -294,6 +294,12 @@ def numbers_in(data_dir: Path) -> list[int]:
         return [event.sequence for event in reader.read(reader.floor() - 1, 1_000)]
 
 
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
 # --- snapshots --------------------------------------------------------------------------------------------
 
 
@@ -303,9 +309,11 @@ def test_snapshots_come_by_themselves(machines: Machines) -> None:
     opened = validator.place()
     with (
         contextlib.closing(JetStreamBroker(machines.options)) as broker,
-        machines.intake("a", wait=False, snapshot_ms=400),
+        machines.intake("a", wait=False, snapshot_ms=400, metrics_port=0) as server,
     ):
         until(broker.snapshots, what="the first snapshot")
+        address = until(lambda: [line.split()[-1] for line in server.stdout if "metrics" in line])[0]
+        until(lambda: "ptn_cluster_snapshot_age_seconds{" in read(address), what="its age")
         for _ in range(1_000):
             opened = validator.add_order(opened)
             if broker.status()["log"].first >= 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from structlog.testing import capture_logs
 
 from ptn_api.cluster.broker import Beat
 from ptn_api.cluster.chain import Tip
@@ -21,6 +23,7 @@ from ptn_api.cluster.turns import TurnKeeper, Turns, request_takeover
 from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, SettingsError
 from ptn_api.event_log import Change, Head, PositionWritten
+from ptn_api.event_log.database import log_path
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import MemoryBroker
 from tests.factories import T0, order, position, uuid, written
@@ -142,6 +145,10 @@ def test_the_operator_decides() -> None:
     state.see(tip(2, OWN, index=2), 0)
     state.see(tip(3, OTHER, index=3), 0)
     assert not state.due(0)  # the request is done
+    state.request()
+    assert state.due(0)
+    state.request(False)
+    assert not state.due(0)
 
 
 def test_a_machine_that_left_returns_if_nobody_follows() -> None:
@@ -387,6 +394,67 @@ async def test_two_new_machines_at_once(
         for each in (a, b):
             await until_placed(each, [placed])
         assert a.log.head() == b.log.head()
+
+
+async def test_a_request_ends_with_its_command(tmp_path: Path, broker: MemoryBroker) -> None:
+    """One that has failed does not take over later, from a machine that was chosen meanwhile."""
+    first, second = machine(tmp_path / "a", broker), machine(tmp_path / "b", broker)
+    first.take_over()
+    broker.down = True
+    keeper = TurnKeeper(second, broker, tmp_path / "b", takeover_ms=NEVER_MS, beat_ms=10)
+    request = request_takeover(tmp_path / "b")
+    with capture_logs() as logs:
+        keeping = asyncio.create_task(keeper.run())
+        await until_async(lambda: logs, what="the first attempt")
+        request.unlink()
+        looks = count_calls(keeper, "_note")
+        await until_async(lambda: looks() > 10, what="more beats")
+        broker.down = False
+        looks = count_calls(keeper, "_note")
+        await until_async(lambda: looks() > 10, what="more beats")
+    assert first.follow() == 0
+    assert first.active
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    first.close()
+    second.close()
+
+
+def count_calls(owner: Any, name: str) -> Callable[[], int]:
+    """Counts the calls of a method from now on."""
+    method, count = getattr(owner, name), itertools.count()
+    calls = [next(count)]
+
+    def counted(*arguments: Any) -> Any:
+        calls[0] = next(count)
+        return method(*arguments)
+
+    setattr(owner, name, counted)
+    return lambda: calls[0]
+
+
+async def test_a_damaged_standby_waits_for_its_repair(tmp_path: Path, broker: MemoryBroker) -> None:
+    """What makes its copy differ is damage, which is repaired; then it takes over."""
+    first, second = machine(tmp_path / "a", broker), machine(tmp_path / "b", broker)
+    first.take_over()
+    first.baseline([], T0)
+    second.follow()
+    with contextlib.closing(sqlite3.connect(log_path(tmp_path / "b"))) as db:
+        db.execute("UPDATE log SET sequence = 7")
+        db.commit()
+    first.append([written(position(1, [order(1)]))], T0)
+    request_takeover(tmp_path / "b")
+    keeper = TurnKeeper(second, broker, tmp_path / "b", takeover_ms=NEVER_MS, beat_ms=10)
+    with capture_logs() as logs:
+        keeping = asyncio.create_task(keeper.run())
+        await until_async(lambda: keeping.done() or logs, what="the first attempt")
+        assert not keeping.done()
+        second.repair()
+        await until_active(keeper)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    first.close()
+    second.close()
 
 
 async def test_a_full_disk_hands_over(

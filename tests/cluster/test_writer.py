@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from ptn_api.cluster.chain import Verdict
 from ptn_api.cluster.commit import decode_part
 from ptn_api.errors import LogFencedError, LogUnwritableError
 from ptn_api.event_log import Change, Document, DocumentWritten, PositionWritten, SourceStatus
+from ptn_api.event_log.documents import LARGE_BYTES
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault
@@ -264,6 +267,25 @@ def test_an_append_of_any_size_is_one_commit(cluster: Cluster, monkeypatch: pyte
     assert max(len(entry.payload) for entry in cluster.broker.entries) < 2_200
     assert same_everywhere(cluster)
     assert cluster.copy.head() == head
+
+
+def test_chunks_that_another_machine_has_deleted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had the turn between the chunks of a large document and the document itself."""
+    write_ahead = cluster.writer._write_ahead
+
+    def interrupted(*arguments: Any) -> None:
+        write_ahead(*arguments)
+        cluster.standby.take_over()
+        cluster.standby.delete_unused_chunks()
+        cluster.writer.take_over()
+
+    monkeypatch.setattr(cluster.writer, "_write_ahead", interrupted)
+    content = random.Random(1).randbytes(LARGE_BYTES)
+    cluster.writer.append([DocumentWritten(document=Document.STATISTICS, content=content)], NOW)
+    cluster.standby.follow()
+    for log in (cluster.writer, cluster.standby):
+        assert log.find_damage() == []
+        assert log.document(Document.STATISTICS) == content
 
 
 def test_an_abandoned_commit_is_void(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

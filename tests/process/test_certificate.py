@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,32 @@ def test_files_that_had_just_changed_at_the_start_are_read_again(
     certificate = Certificate(files.certificate, files.key)
     settled = True
     assert [certificate.refresh(), certificate.refresh()] == [True, False]
+
+
+def test_a_file_that_is_removed_while_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that ended the process would end all of its connections."""
+    monkeypatch.setattr(module, "is_settled", lambda _: True)
+    files, renewed = certificates(tmp_path / "tls"), certificates(tmp_path / "renewed")
+    certificate = Certificate(files.certificate, files.key)
+    os.replace(renewed.certificate, files.certificate)
+    os.replace(renewed.key, files.key)
+    create = ssl.create_default_context
+
+    def removed(*arguments: ssl.Purpose) -> ssl.SSLContext:
+        """After it was seen to have changed, and between two of the steps that read it."""
+        context = create(*arguments)
+        load = context.load_cert_chain
+
+        def remove_and_load(*paths: Path, **options: Any) -> None:
+            files.key.unlink()
+            load(*paths, **options)
+
+        context.load_cert_chain = remove_and_load  # type: ignore[method-assign, assignment]
+        return context
+
+    monkeypatch.setattr(module.ssl, "create_default_context", removed)
+    with pytest.raises(SettingsError, match="no such file"):
+        certificate.refresh()
 
 
 def test_unusable_files_are_reported_once_per_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,8 +107,8 @@ async def test_metrics_are_sent_when_asked_for() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-async def test_metrics_are_sent_once_there_is_room() -> None:
-    """The supervisor asks only once: an answer that was dropped would be the last."""
+async def test_what_is_sent_once_is_sent_once_there_is_room() -> None:
+    """The supervisor waits for a process that is ready, and asks only once for metrics."""
     ours, theirs = socket.socketpair()
     worker = WorkerControl(WorkerConfig(process="stream", settings=SETTINGS))
     await worker.open(theirs)
@@ -119,8 +119,9 @@ async def test_metrics_are_sent_once_there_is_room() -> None:
     supervisor = Supervisor()
     for _ in range(10):
         await asyncio.sleep(0)  # the request is read, while nothing leaves
+    worker.ready()
     await supervisor.channel.open(ours)
-    await until_async(lambda: supervisor.all(MetricSamples))
+    await until_async(lambda: supervisor.all(MetricSamples) and supervisor.all(Ready))
     await worker.close()
     await supervisor.channel.close()
 
