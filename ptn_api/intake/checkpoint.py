@@ -17,7 +17,7 @@ from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.intake.files import check_name, check_object, check_utf8
 from ptn_api.model.limit_order import LimitOrderFile
 from ptn_api.model.position import check_unknown, parse_position
-from ptn_api.model.repair import null_for_nan
+from ptn_api.model.repair import sound_json
 
 __all__ = ["read_checkpoint"]
 
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> Iterator[Change]:
     """
     body = read_maybe_gzipped(path, "checkpoint")
     check_utf8(body)
-    body = null_for_nan(body)
+    body = sound_json(body)
     try:
         keys = _object.decode(body)
         entries = _object.decode(keys["positions"])
