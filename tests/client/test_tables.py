@@ -26,6 +26,7 @@ from ptn_api.errors import ClientError, SettingsError
 from ptn_api.model.documents import trade_pairs_answer
 from ptn_api.model.miner import LastOrder, LeaderboardEntry
 from ptn_api.model.position import Position
+from ptn_api.model.statistics import MinerStatistics
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 
 T = TypeVar("T")
@@ -86,6 +87,34 @@ def test_one_miner_and_a_checkpoint_make_the_same_tables() -> None:
     assert checkpoint.to_polars("orders").equals(complete.to_polars("orders"))
     assert complete[MINER].to_polars().equals(complete.to_polars().filter(pl.col("miner_hotkey") == MINER))
     assert checkpoint.ledgers_to_polars()["trade_pair"].to_list() == ["portfolio"] * 2
+
+
+@pytest.mark.parametrize("frame", ["to_polars", "to_pandas"])
+def test_what_no_column_holds_is_null(frame: str) -> None:
+    """As a validator may write it: an integer beyond 64 bits, a time beyond all calendars."""
+    large = 10**20
+    points = [{"last_update_ms": 1 << 53, "n_updates": large}, {"last_update_ms": T0, "n_updates": 3}]
+    ledgers = Ledgers.read(MINER, msgspec.json.encode({"portfolio": {"cps": points}}))
+    later = Ledgers.read(MINER, msgspec.json.encode({"portfolio": {"cps": [{"last_update_ms": large}]}}))
+    scores = [{"hotkey": str(n), "weight": {"value": value}} for n, value in enumerate([10**400, 0.5])]
+    statistics = msgspec.convert({"data": scores}, StatisticsDocument)
+    for table, column, known in (
+        (ledgers, "updated_at", [False, True]),
+        (ledgers, "n_updates", [False, True]),
+        (later, "updated_at", [False]),
+        (statistics, "weight.value", [False, True]),
+    ):
+        values = getattr(table, frame)()[column]
+        assert list(values.is_not_null() if frame == "to_polars" else values.notna()) == known
+        assert repr(table)
+    assert ledgers.to_polars().to_dicts()[1]["updated_at"] == moment(T0)
+
+
+def test_odd_values_of_a_ledger_are_printed() -> None:
+    """As they are."""
+    points = [{"timestamp_ms": "soon", "performance": {"portfolio_return": 10**400}}]
+    assert "soon" in repr(calls.LedgerDocument(hotkey=MINER, checkpoints=points))
+    assert "10000" in repr(MinerStatistics(hotkey=MINER, weight=10**400))
 
 
 def test_an_empty_table_has_the_same_columns() -> None:
