@@ -512,7 +512,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
     @classmethod
     def read(cls, body: bytes, headers: Mapping[str, str]) -> Checkpoint:
-        checkpoint = msgspec.json.decode(body, type=cls)
+        checkpoint = msgspec.json.decode(body, type=cls, strict=False)  # as the parts, see `_decoder`
         checkpoint.epoch = headers.get("x-ptn-epoch")
         checkpoint.sequence = _int(headers.get("x-ptn-sequence"))
         return checkpoint

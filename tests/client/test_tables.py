@@ -117,6 +117,18 @@ def test_odd_values_of_a_ledger_are_printed() -> None:
     assert "10000" in repr(MinerStatistics(hotkey=MINER, weight=10**400))
 
 
+def test_a_checkpoint_may_have_whole_floats() -> None:
+    """As validators of today write some integers."""
+    content = {
+        "positions": {},
+        "perf_ledgers": {MINER: {"initialization_time_ms": 5.0, "cps": [{"n_updates": 3.0}]}},
+        "eliminations": [{"hotkey": MINER, "elimination_initiated_time_ms": 7.0}],
+    }
+    checkpoint = Checkpoint.read(msgspec.json.encode(content), {})
+    assert checkpoint.perf_ledgers[MINER].cps[0].n_updates == 3
+    assert checkpoint.eliminations[0].elimination_initiated_time_ms == 7
+
+
 def test_an_empty_table_has_the_same_columns() -> None:
     """Tables can always be joined and concatenated."""
     for rows in ("positions", "orders"):
