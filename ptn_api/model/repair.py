@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-__all__ = ["repair_list", "repair_object", "sound_json"]
+__all__ = ["fitting", "repair_list", "repair_object", "sound_json"]
 
 _OUTLINE = bytes.maketrans(b"123456789E+", b"000000000e0")
 _SUSPECTS = (b"NaN", b"Infinity", b"e000", b"0" * 309)
@@ -153,6 +154,44 @@ def repair_list(
         problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
         repaired.append(bytes(element))
     return repaired
+
+
+def fitting(text: bytes | msgspec.Raw, kind: Any) -> msgspec.Raw:
+    """Returns the JSON without the fields, elements and members that do not fit the type.
+
+    For decoders that are not strict. Raises msgspec.ValidationError if nothing of it fits, or something that
+    is required does not.
+    """
+    try:
+        msgspec.json.decode(text, type=kind, strict=False)
+        return msgspec.Raw(text)
+    except msgspec.ValidationError as found:
+        error = found
+    while get_origin(kind) in (UnionType, Union):  # or null
+        kind = get_args(kind)[0]
+    if get_origin(kind) is list:
+        elements = (_fitting_or_none(element, get_args(kind)[0]) for element in _raw_list.decode(text))
+        return msgspec.Raw(msgspec.json.encode([element for element in elements if element is not None]))
+    if get_origin(kind) is dict:
+        types = dict.fromkeys(_raw_object.decode(text), get_args(kind)[1])
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        types = {field.encode_name: field.type for field in _fields(kind)}
+    else:
+        raise error
+    members = {
+        name: _fitting_or_none(value, types.get(name, Any))
+        for name, value in _raw_object.decode(text).items()
+    }
+    result = msgspec.json.encode({name: value for name, value in members.items() if value is not None})
+    msgspec.json.decode(result, type=kind, strict=False)
+    return msgspec.Raw(result)
+
+
+def _fitting_or_none(text: msgspec.Raw, kind: Any) -> msgspec.Raw | None:
+    try:
+        return fitting(text, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 # Both are slow to make, and a list may have a million odd elements.

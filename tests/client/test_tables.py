@@ -129,6 +129,25 @@ def test_a_checkpoint_may_have_whole_floats() -> None:
     assert checkpoint.eliminations[0].elimination_initiated_time_ms == 7
 
 
+def test_odd_values_of_a_document_hide_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    """They are left out, and a warning names the first."""
+    odd = {"max_return": "x", "cps": [{"n_updates": [], "gain": 0.5}, 7, {"mdd": 0.9}]}
+    ledgers = {MINER: odd, OTHER_MINER: LEDGER, "5Odd": None}
+    eliminations = [{"hotkey": MINER, "dd": {}, "reason": "LIQUIDATED"}, {"hotkey": None}, "x"]
+    body = msgspec.json.encode({"perf_ledgers": ledgers, "eliminations": eliminations, "version": [1]})
+    checkpoint = Checkpoint.read(body, {})
+    assert checkpoint.perf_ledgers.keys() == {MINER, OTHER_MINER}
+    ledger = checkpoint.perf_ledgers[MINER]
+    assert (ledger.max_return, [cp.gain for cp in ledger.cps]) == (None, [0.5, None])
+    assert [(e.hotkey, e.dd, e.reason) for e in checkpoint.eliminations] == [(MINER, None, "LIQUIDATED")]
+    assert calls.eliminations().read(body, {}) == checkpoint.eliminations
+    assert Ledgers.read(MINER, msgspec.json.encode({MINER: odd}))["portfolio"] == ledger
+    assert Ledgers.read(MINER, msgspec.json.encode(odd))["portfolio"] == ledger
+    assert "left out what the validator wrote" in caplog.text
+    with pytest.raises(msgspec.ValidationError):
+        Checkpoint.read(b"[]", {})
+
+
 def test_an_empty_table_has_the_same_columns() -> None:
     """Tables can always be joined and concatenated."""
     for rows in ("positions", "orders"):
