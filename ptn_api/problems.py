@@ -203,7 +203,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "documents_refused": Problem(
         "degraded",
         "Documents of the validator, or a miner's limit orders, archive or snapshots cannot be read; the last good ones are served",
-        "See `document_skipped` and `miner_file_skipped` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
+        "See `document_skipped`, `miner_file_skipped` and `limit_order_incomplete` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
         counted="files",
     ),
     "queue_items_refused": Problem(

@@ -135,7 +135,10 @@ def wrapped(text: str, stream: TextIO, *, first: str = "", indent: str = "", wid
 
 def number(value: float | None, form: str = "g") -> str:
     """Formats a number that a validator may have left out."""
-    return "" if value is None else format(value, form)
+    try:
+        return "" if value is None else format(value, form)
+    except OverflowError:  # an integer beyond a float
+        return str(value)
 
 
 def time_text(ms: float | None) -> str:
@@ -144,6 +147,8 @@ def time_text(ms: float | None) -> str:
         return f"{datetime.fromtimestamp(ms / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}" if ms else ""
     except (ValueError, OverflowError, OSError):  # no year that Python knows
         return f"{ms} ms"
+    except TypeError:  # of a validator, no number
+        return str(ms)
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:

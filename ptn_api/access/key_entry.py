@@ -79,7 +79,7 @@ def faults_of(alias: str, entry: Any) -> Iterator[Fault]:
         try:
             if name in entry:
                 msgspec.convert(entry[name], kind)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair where no text belongs
             yield Fault(name, f"{user}: {name} must be {expected}")
     if _tier_of(entry) is None:
         yield Fault("tier", f"{user}: tier must be a number", fatal=False)

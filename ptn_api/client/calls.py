@@ -52,6 +52,7 @@ from ptn_api.model.limit_order import ListedOrder, OrderStatus
 from ptn_api.model.miner import Aggregates, Leaderboard, MinerEntry, miner_order, position_order
 from ptn_api.model.order import OrderRow
 from ptn_api.model.position import Position
+from ptn_api.model.repair import fitting
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import TIER_LAG_MS, Tier
 from ptn_api.model.trade_pair import Category
@@ -338,10 +339,10 @@ class Ledgers(dict[str, PerfLedger]):
     @classmethod
     def read(cls, hotkey: str, body: bytes) -> Ledgers:
         """Decodes `{hotkey: ledger}`, or what older servers send: ledgers by trade pair, or one ledger."""
-        try:
-            ledgers = cls(msgspec.json.decode(body, type=dict[str, PerfLedger], strict=False))
-        except msgspec.ValidationError:
-            ledgers = cls(portfolio=msgspec.json.decode(body, type=PerfLedger, strict=False))
+        if "cps" in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
+            ledgers = cls(portfolio=_read_document(body, PerfLedger))
+        else:
+            ledgers = cls(_read_document(body, dict[str, PerfLedger]))
         if hotkey in ledgers:
             ledgers["portfolio"] = ledgers.pop(hotkey)
         ledgers.hotkey = hotkey
@@ -512,7 +513,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
     @classmethod
     def read(cls, body: bytes, headers: Mapping[str, str]) -> Checkpoint:
-        checkpoint = msgspec.json.decode(body, type=cls)
+        checkpoint = _read_document(body, cls)
         checkpoint.epoch = headers.get("x-ptn-epoch")
         checkpoint.sequence = _int(headers.get("x-ptn-sequence"))
         return checkpoint
@@ -973,9 +974,19 @@ def _path(route: str, hotkey: str) -> str:
 
 @cache  # equal calls need the same reader: it is part of the cache key
 def _decoder(result_type: type[T], *, strict: bool = True) -> _Reader[T]:
-    """Returns a reader. `strict=False`: a validator may have written whole floats for integers."""
-    decoder = msgspec.json.Decoder(result_type, strict=strict)
-    return lambda body, _: decoder.decode(body)
+    """Returns a reader; with `strict=False`, of what a validator wrote."""
+    decoder = msgspec.json.Decoder(result_type)
+    return lambda body, _: decoder.decode(body) if strict else _read_document(body, result_type)
+
+
+def _read_document(body: bytes, kind: type[T]) -> T:
+    """Decodes what a validator wrote: whole floats for integers, and odd values, which are left out."""
+    try:
+        return msgspec.json.decode(body, type=kind, strict=False)
+    except msgspec.ValidationError as error:
+        result: T = msgspec.json.decode(fitting(body, kind), type=kind, strict=False)
+        logger.warning("left out what the validator wrote in another form: %s", error)
+        return result
 
 
 @cache
@@ -990,8 +1001,7 @@ def _comma_list(values: str | Sequence[str]) -> str:
 @cache
 def _part_reader(document_type: type[Any], name: str) -> _Reader[Any]:
     """Returns a reader of one field of a document."""
-    decoder = msgspec.json.Decoder(document_type, strict=False)
-    return lambda body, _: getattr(decoder.decode(body), name)
+    return lambda body, _: getattr(_read_document(body, document_type), name)
 
 
 @cache

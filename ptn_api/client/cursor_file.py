@@ -244,7 +244,7 @@ class CursorFile:
 
     def _find(self) -> Path:
         """The file that has the cursor of this address and key."""
-        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             moved_to = msgspec.json.decode(self.path.read_bytes(), type=_Content).moved_to
             if _MOVED_TO.fullmatch(moved_to):
                 return self.path.with_name(moved_to)
@@ -309,7 +309,7 @@ class CursorFile:
             content = msgspec.json.decode(self._target.read_bytes(), type=_Content)
         except (FileNotFoundError, NotADirectoryError):
             return Cursor()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             logger.warning("ignoring the unreadable cursor file %s: %s", self._target, error)
             self.lost = Cursor()
             return Cursor()

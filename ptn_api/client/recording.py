@@ -29,6 +29,7 @@ from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.loop_thread import forked
 from ptn_api.model.position import Position, PositionText, parse_position
 from ptn_api.model.rendering import headers_after
+from ptn_api.model.repair import sound_json
 from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.server_frames import OrderMessage
@@ -318,15 +319,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
 
     Each message has the position as of that order, recomputed (docs/accounting.md, 2). With the last order,
     and where recomputing is impossible, it has the position as in the checkpoint, which may be gzipped.
-    Raises InvalidInputError, code `unreadable`, `damaged` or `not_a_checkpoint`.
+    A malformed position, or order, is logged and left out. Raises InvalidInputError, code `unreadable`,
+    `damaged` or `not_a_checkpoint`.
     """
-    content = read_maybe_gzipped(path, str(path))
+    content = sound_json(read_maybe_gzipped(path, str(path)))
     try:
         entries = msgspec.json.decode(content, type=_Checkpoint).positions.values()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = f"{path} is neither a recording nor a checkpoint: {error}"
         raise InvalidInputError(problem, code="not_a_checkpoint") from None
-    positions = [_read_position(bytes(text)) for entry in entries for text in entry.positions]
+    positions: list[tuple[Position, PositionText]] = []
+    for body in (body for entry in entries for body in entry.positions):
+        problems: list[str] = []
+        try:
+            positions.append(_read_position(bytes(body), problems))
+        except InvalidInputError as error:
+            problems = [f"it was left out: {error}"]
+        if problems:
+            logger.warning("%s: a malformed position: %s", path, problems[0])
     orders = sorted(
         (order.processed_ms, order.order_uuid, which, index)
         for which, (position, _) in enumerate(positions)
@@ -349,10 +359,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
         )
 
 
-def _read_position(body: bytes) -> tuple[Position, PositionText]:
+def _read_position(body: bytes, problems: list[str]) -> tuple[Position, PositionText]:
     """Reads a position as the checkpoint has it; close_ms becomes null while it is open, as in messages."""
-    keys = _raw_object.decode(body)
-    position, text = parse_position(body)
+    position, text = parse_position(body, problems)
+    keys = _raw_object.decode(text.json())
     if position.is_closed_position or "close_ms" not in keys:
         return position, text
     return parse_position(msgspec.json.encode(keys | {"close_ms": msgspec.Raw(b"null")}))

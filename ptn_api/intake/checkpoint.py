@@ -15,9 +15,9 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionWritten
 from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.intake.files import check_name, check_object, check_utf8
-from ptn_api.model.limit_order import LimitOrderFile
-from ptn_api.model.position import check_unknown, parse_position
-from ptn_api.model.repair import null_for_nan
+from ptn_api.model.limit_order import LimitOrderFile, parse_limit_order
+from ptn_api.model.position import parse_position
+from ptn_api.model.repair import sound_json
 
 __all__ = ["read_checkpoint"]
 
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> Iterator[Change]:
     """
     body = read_maybe_gzipped(path, "checkpoint")
     check_utf8(body)
-    body = null_for_nan(body)
+    body = sound_json(body)
     try:
         keys = _object.decode(body)
         entries = _object.decode(keys["positions"])
@@ -133,13 +133,16 @@ def _limit_orders(keys: dict[str, Raw]) -> Iterator[DocumentWritten]:
             except (InvalidInputError, msgspec.DecodeError):
                 _skip("not_a_miner", document="limit_orders", hotkey=ascii(hotkey)[:200])
                 continue
-            for order in listed:
+            for body in listed:
+                problems: list[str] = []
                 try:
-                    check_object(order)
-                    check_unknown(bytes(order))
+                    check_object(body)
+                    order = parse_limit_order(bytes(body), problems)
                 except InvalidInputError as error:
                     _skip(error.code, document="limit_orders", hotkey=ascii(hotkey)[:200])
                     continue
+                if problems:
+                    logger.warning("limit_order_incomplete", hotkey=hotkey, reason=problems[0])
                 file = LimitOrderFile(trade_pair_id=pair, folder="unfilled", order=order)
                 by_miner.setdefault(hotkey, []).append(file)
     for hotkey, files in by_miner.items():

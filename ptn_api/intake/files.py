@@ -17,7 +17,7 @@ import msgspec
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import owner_of
 from ptn_api.gzip_file import GZIP_MAGIC, inflate
-from ptn_api.model.repair import null_for_nan
+from ptn_api.model.repair import sound_json
 
 __all__ = [
     "LONGEST_NAME",
@@ -136,7 +136,7 @@ def read_bytes(path: str, limit: int, *, tail: int | None = None) -> tuple[bytes
 
 
 def json_object(body: bytes, limit: int) -> bytes:
-    """Returns the JSON object that a file contains, gzipped or not, as valid JSON (`null_for_nan`).
+    """Returns the JSON object that a file contains, gzipped or not, as valid JSON (`sound_json`).
 
     A pickle is recognised by its first byte, and never loaded. Raises InvalidInputError with code `pickle`,
     `damaged`, `not_utf8`, `not_json`, `not_an_object`, or `too_large` if it inflates to more than `limit`.
@@ -146,7 +146,7 @@ def json_object(body: bytes, limit: int) -> bytes:
     if body.startswith(GZIP_MAGIC):
         body = inflate(body, limit, begins=b"{")
     check_utf8(body)
-    body = null_for_nan(body)
+    body = sound_json(body)
     check_object(body)
     return body
 

@@ -25,7 +25,7 @@ from ptn_api.event_log.contract import Document, DocumentWritten
 from ptn_api.file_version import is_settled, version_of
 from ptn_api.intake.files import Refusals, check_name, check_utf8, json_object, read_bytes, read_file
 from ptn_api.intake.position_files import parse_file
-from ptn_api.model.limit_order import LimitOrderFile
+from ptn_api.model.limit_order import LimitOrderFile, parse_limit_order
 from ptn_api.model.position import check_unknown
 from ptn_api.model.trade_pair import trade_pairs
 
@@ -324,7 +324,9 @@ class MinerFiles:
         if problems:
             miner.refused.add(file.path)
             self._incomplete[file.path] = file.version
-            if not is_named:
+            if not is_named and document is Document.LIMIT_ORDERS:
+                logger.warning("limit_order_incomplete", hotkey=hotkey, uuid=file.name, reason=problems[0])
+            elif not is_named:
                 logger.warning("position_incomplete", hotkey=hotkey, uuid=file.name, reason=problems[0])
         return part
 
@@ -366,12 +368,9 @@ class MinerFiles:
 
 def read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     body, _ = read_bytes(file.path, limit)
-    order = json_object(body, limit)
-    check_unknown(order)
+    order = parse_limit_order(json_object(body, limit), problems)
     folder: Literal["unfilled", "closed"] = "unfilled" if file.folder == "unfilled" else "closed"
-    return msgspec.json.encode(
-        LimitOrderFile(trade_pair_id=file.pair, folder=folder, order=msgspec.Raw(order))
-    )
+    return msgspec.json.encode(LimitOrderFile(trade_pair_id=file.pair, folder=folder, order=order))
 
 
 def read_archived(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:

@@ -6,10 +6,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderSource
+from ptn_api.model.position import check_unknown
+from ptn_api.model.repair import repair_object
 from ptn_api.model.trade_pair import display_of, pair_id
 
-__all__ = ["LimitOrderFile", "ListedOrder", "OrderStatus", "order_answer", "status_of"]
+__all__ = ["LimitOrderFile", "ListedOrder", "OrderStatus", "order_answer", "parse_limit_order", "status_of"]
 
 OrderStatus = Literal["unfilled", "filled", "cancelled"]
 
@@ -73,10 +76,31 @@ _KEYS: dict[str, Any] = {
 }
 """In the network's order, each with its value where the file has none; other keys are not listed."""
 
+_order = msgspec.json.Decoder(Order)
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 _DEFAULTS = {key: msgspec.Raw(_encode(value)) for key, value in _KEYS.items()}
+
+
+def parse_limit_order(text: bytes, problems: list[str]) -> msgspec.Raw:
+    """Returns a limit order's JSON object with values that clients can decode.
+
+    A value of a wrong type becomes null, or its default if it may not be null, and is named in `problems`.
+    Raises InvalidInputError, code `bad_value`: no uuid, time or type, or what `check_unknown` refuses.
+    """
+    check_unknown(text)
+    odd: list[str] = []
+    try:
+        _order.decode(text)
+    except msgspec.ValidationError:
+        try:
+            text = _encode(repair_object(text, Order, odd))
+            _order.decode(text)
+        except msgspec.ValidationError as error:
+            raise InvalidInputError(str(error), code="bad_value") from None
+    problems += [f"{name} has an odd value" for name in odd]
+    return msgspec.Raw(text)
 
 
 def status_of(src: int | None) -> OrderStatus:

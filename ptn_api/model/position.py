@@ -9,7 +9,7 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderType
-from ptn_api.model.repair import null_for_nan, repair_list, repair_object
+from ptn_api.model.repair import repair_list, repair_object, sound_json
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.summary import Summary, summarised, time_text
 
@@ -243,25 +243,25 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Position, PositionText]:
     """Reads one position as a validator writes it; the text that is returned is valid JSON.
 
-    NaN becomes null, and a whole float an int where an int belongs. Another value of a wrong type becomes
-    null, or its default if it may not be null. Unknown trade pairs, unknown keys and odd price sources are
-    kept unchanged.
+    NaN and numbers beyond a float become null, half surrogate pairs U+FFFD, and a whole float an int where an
+    int belongs. Another value of a wrong type becomes null, or its default if it may not be null. Unknown
+    trade pairs, unknown keys and odd price sources are kept unchanged.
 
     An order that cannot be understood (no uuid, time or type) is left out, so that it hides no other: it has
     no identity to announce, no time to delay it by, and clients would fail to decode the whole position.
     `problems` collects a sentence for each of these changes; without it, such an order is refused.
 
     Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: missing or mistyped fields
-    that identify the position, absurd times, numbers beyond a float, too deep nesting.
+    that identify the position, absurd times, too deep nesting.
     """
     try:
         try:
             position, text = _read(body)
         except (msgspec.ValidationError, KeyError):
             # The text behind a value that does not fit has not been read: it may not be JSON either.
-            position, text = _read_repaired(body, problems)
+            position, text = _read_repaired(sound_json(body), problems)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        sound = null_for_nan(body)
+        sound = sound_json(body)
         if sound == body:
             raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
         return parse_position(sound, problems)

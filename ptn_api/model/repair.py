@@ -1,4 +1,4 @@
-"""JSON that a validator wrote in an unusual way, made to fit: NaN, whole floats for integers, odd values.
+"""JSON that a validator wrote in an unusual way, made to fit: NaN, half characters, whole floats, odd values.
 
 Older validators write NaN and Infinity, which are not JSON; today's write some integers as `1764410400000.0`.
 Only what does not fit is changed, everything else stays as it was written.
@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
-__all__ = ["null_for_nan", "repair_list", "repair_object"]
+__all__ = ["fitting", "repair_list", "repair_object", "sound_json"]
 
 _OUTLINE = bytes.maketrans(b"123456789E+", b"000000000e0")
 _SUSPECTS = (b"NaN", b"Infinity", b"e000", b"0" * 309)
@@ -25,6 +26,13 @@ _SUSPECT = re.compile(rb"NaN|Infinity|e000|0{309}")
 _WORD = re.compile(rb"[-+.0-9A-Za-z]+")
 _NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
 _NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_HALVES = (b"\\ud", b"\\uD")
+"""How an escape of a surrogate begins."""
+_HEX = rb"[0-9a-fA-F]"
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB]%b{2}\\u[dD][c-fC-F]%b{2}|(u[dD][89a-fA-F]%b{2})|.)" % (_HEX, _HEX, _HEX), re.DOTALL
+)
+"""An escape in a string: a pair of surrogates, half of one (group 1), or another."""
 _SLICE = 4 << 20
 """Bytes that are searched at a time, so that other threads get a turn."""
 _LONGEST_SUSPECT = 309
@@ -33,12 +41,18 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _NULL = b"null"
 
 
-def null_for_nan(text: bytes) -> bytes:
-    """Returns JSON with null in place of NaN, infinities and numbers beyond a float.
+def sound_json(text: bytes) -> bytes:
+    """Returns JSON with null in place of NaN, infinities and numbers beyond a float, and U+FFFD in place of
+    half surrogate pairs.
 
-    Older validators write them. Any other fault stays, for a decoder to refuse. If nothing is to
-    be replaced, returns the same object, quickly: content of 60 MB is common.
+    Older validators write the former; Python passes on the latter as a miner sent them. Any other fault
+    stays, for a decoder to refuse. If nothing is to be replaced, returns the same object, quickly: content of
+    60 MB is common.
     """
+    if any(
+        text.find(mark, at, at + _SLICE + 2) >= 0 for mark in _HALVES for at in range(0, len(text), _SLICE)
+    ):
+        text = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], text)
     sound, view = io.BytesIO(), memoryview(text)  # which copy the text once, not once per word
     copied = seen = 0
     in_string = False
@@ -140,6 +154,44 @@ def repair_list(
         problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
         repaired.append(bytes(element))
     return repaired
+
+
+def fitting(text: bytes | msgspec.Raw, kind: Any) -> msgspec.Raw:
+    """Returns the JSON without the fields, elements and members that do not fit the type.
+
+    For decoders that are not strict. Raises msgspec.ValidationError if nothing of it fits, or something that
+    is required does not.
+    """
+    try:
+        msgspec.json.decode(text, type=kind, strict=False)
+        return msgspec.Raw(text)
+    except msgspec.ValidationError as found:
+        error = found
+    while get_origin(kind) in (UnionType, Union):  # or null
+        kind = get_args(kind)[0]
+    if get_origin(kind) is list:
+        elements = (_fitting_or_none(element, get_args(kind)[0]) for element in _raw_list.decode(text))
+        return msgspec.Raw(msgspec.json.encode([element for element in elements if element is not None]))
+    if get_origin(kind) is dict:
+        types = dict.fromkeys(_raw_object.decode(text), get_args(kind)[1])
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        types = {field.encode_name: field.type for field in _fields(kind)}
+    else:
+        raise error
+    members = {
+        name: _fitting_or_none(value, types.get(name, Any))
+        for name, value in _raw_object.decode(text).items()
+    }
+    result = msgspec.json.encode({name: value for name, value in members.items() if value is not None})
+    msgspec.json.decode(result, type=kind, strict=False)
+    return msgspec.Raw(result)
+
+
+def _fitting_or_none(text: msgspec.Raw, kind: Any) -> msgspec.Raw | None:
+    try:
+        return fitting(text, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 # Both are slow to make, and a list may have a million odd elements.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from math import isfinite
 from typing import Annotated
 
 import msgspec
@@ -125,9 +126,10 @@ def account_snapshots(app: AppContext, request: RequestContext) -> Heavy:
                 date = datetime.fromtimestamp((time_ms or 0) / 1000, timezone.utc)
             except (msgspec.ValidationError, OverflowError, ValueError, OSError):
                 continue
-            if time_ms is None:
-                continue
             size = read.account_size
+            equity_return = read.equity / size if size else 1.0
+            if time_ms is None or not isfinite(equity_return):
+                continue
             snapshots.append(
                 AccountSnapshot(
                     snapshot_ms=int(time_ms),
@@ -135,7 +137,7 @@ def account_snapshots(app: AppContext, request: RequestContext) -> Heavy:
                     account_size=size,
                     balance=read.balance,
                     equity=read.equity,
-                    equity_return=read.equity / size if size else 1.0,
+                    equity_return=equity_return,
                 )
             )
         snapshots = snapshots[-limit:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -55,7 +55,7 @@ class _Entity(msgspec.Struct):
 
 
 class _DebtCheckpoint(msgspec.Struct):
-    timestamp_ms: float | None = None
+    timestamp_ms: Annotated[float, msgspec.Meta(ge=0, lt=1 << 53)] | None = None
     performance: dict[str, Any] = {}
 
 
@@ -68,13 +68,16 @@ class _DebtLedger(msgspec.Struct):
     def summary_of(self, hotkey: str) -> dict[str, Any]:
         """Returns the summary's values, if present, and those of the last checkpoint."""
         last = self.checkpoints[-1]
-        parts = [last.performance.get(key) for key in ("realized_pnl", "unrealized_pnl")]
-        pnl = [part if isinstance(part, (int, float)) else 0.0 for part in parts]
-        return {key: self.summary.get(key) for key in DebtLedgerSummary.__struct_fields__} | {
+        numbers, parts = (
+            {key: value for key, value in given.items() if type(value) in (int, float)}
+            for given in (self.summary, last.performance)
+        )
+        pnl = parts.get("realized_pnl", 0.0) + parts.get("unrealized_pnl", 0.0)
+        return {key: numbers.get(key) for key in DebtLedgerSummary.__struct_fields__} | {
             "hotkey": hotkey,
             "total_checkpoints": len(self.checkpoints),
-            "latest_checkpoint_ms": last.timestamp_ms,
-            "net_pnl": last.performance.get("net_pnl", sum(pnl)),
+            "latest_checkpoint_ms": None if last.timestamp_ms is None else int(last.timestamp_ms),
+            "net_pnl": parts.get("net_pnl", pnl),
         }
 
 

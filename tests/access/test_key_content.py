@@ -106,6 +106,15 @@ def test_a_tier_is_any_number(tier: str, number: float, told: bool) -> None:
     assert parsed.left_out == 0
 
 
+@pytest.mark.parametrize("field", ["expires", "max_connections", "requests_per_minute", "previous"])
+def test_half_a_surrogate_pair_costs_no_more_than_its_entry(field: str) -> None:
+    """All other keys hold."""
+    entry = json.dumps({"key": "k1", field: "\ud800"})
+    parsed = parse_keys(b'{"bob": %s, "carol": "k2"}' % entry.encode())
+    assert [grant.alias for grant in parsed.grants] == ["carol"]
+    assert [f"{field} must be" in problem.sentence for problem in parsed.problems] == [True]
+
+
 def test_entries_stand_alone() -> None:
     """As on the network: text is a key of tier 100, no tier is 0, fields of others are ignored."""
     parsed = parse_keys(

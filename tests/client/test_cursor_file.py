@@ -131,6 +131,7 @@ def test_only_the_user_can_read_the_files(tmp_path: Path) -> None:
         b'{"server":"localhost:8765","epo',
         b"17",
         b"\xff\xfe",
+        b'{"x":' + b"[" * 100_000,
         b'{"server":"localhost:8765","epoch":"e","sequence":"x"}',
         b'{"server":"localhost:8765","epoch":"e","sequence":-7}',
         b'{"server":"elsewhere:1","epoch":"e","sequence":7}',

@@ -213,6 +213,22 @@ def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
     assert past[2].position.close_ms is None
 
 
+def test_a_malformed_position_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does an order another. NaN, which older validators write, is null."""
+    orders = [factories.order(1), factories.order(2, processed_ms=None), factories.order(3)]
+    bodies = [
+        None,
+        factories.position(1, orders),
+        {},
+        factories.position(2, [factories.order(4, note=float("nan"))]),
+    ]
+    path = tmp_path / "validator_checkpoint.json"
+    path.write_text(json.dumps({"oldest": float("-inf"), "positions": {MINER: {"positions": bodies}}}))
+    past = list(Replay(path))
+    assert [m.new_order.order_uuid for m in past] == [factories.uuid(1000 + n) for n in (1, 3, 4)]
+    assert caplog.text.count("malformed position") == 3
+
+
 @pytest.mark.parametrize("harm", [slice(0, -9), slice(0, 4)])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, harm: slice) -> None:
     """Truncated, or with bytes reversed in the middle."""

@@ -26,6 +26,7 @@ from ptn_api.errors import ClientError, SettingsError
 from ptn_api.model.documents import trade_pairs_answer
 from ptn_api.model.miner import LastOrder, LeaderboardEntry
 from ptn_api.model.position import Position
+from ptn_api.model.statistics import MinerStatistics
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 
 T = TypeVar("T")
@@ -86,6 +87,65 @@ def test_one_miner_and_a_checkpoint_make_the_same_tables() -> None:
     assert checkpoint.to_polars("orders").equals(complete.to_polars("orders"))
     assert complete[MINER].to_polars().equals(complete.to_polars().filter(pl.col("miner_hotkey") == MINER))
     assert checkpoint.ledgers_to_polars()["trade_pair"].to_list() == ["portfolio"] * 2
+
+
+@pytest.mark.parametrize("frame", ["to_polars", "to_pandas"])
+def test_what_no_column_holds_is_null(frame: str) -> None:
+    """As a validator may write it: an integer beyond 64 bits, a time beyond all calendars."""
+    large = 10**20
+    points = [{"last_update_ms": 1 << 53, "n_updates": large}, {"last_update_ms": T0, "n_updates": 3}]
+    ledgers = Ledgers.read(MINER, msgspec.json.encode({"portfolio": {"cps": points}}))
+    later = Ledgers.read(MINER, msgspec.json.encode({"portfolio": {"cps": [{"last_update_ms": large}]}}))
+    scores = [{"hotkey": str(n), "weight": {"value": value}} for n, value in enumerate([10**400, 0.5])]
+    statistics = msgspec.convert({"data": scores}, StatisticsDocument)
+    for table, column, known in (
+        (ledgers, "updated_at", [False, True]),
+        (ledgers, "n_updates", [False, True]),
+        (later, "updated_at", [False]),
+        (statistics, "weight.value", [False, True]),
+    ):
+        values = getattr(table, frame)()[column]
+        assert list(values.is_not_null() if frame == "to_polars" else values.notna()) == known
+        assert repr(table)
+    assert ledgers.to_polars().to_dicts()[1]["updated_at"] == moment(T0)
+
+
+def test_odd_values_of_a_ledger_are_printed() -> None:
+    """As they are."""
+    points = [{"timestamp_ms": "soon", "performance": {"portfolio_return": 10**400}}]
+    assert "soon" in repr(calls.LedgerDocument(hotkey=MINER, checkpoints=points))
+    assert "10000" in repr(MinerStatistics(hotkey=MINER, weight=10**400))
+
+
+def test_a_checkpoint_may_have_whole_floats() -> None:
+    """As validators of today write some integers."""
+    content = {
+        "positions": {},
+        "perf_ledgers": {MINER: {"initialization_time_ms": 5.0, "cps": [{"n_updates": 3.0}]}},
+        "eliminations": [{"hotkey": MINER, "elimination_initiated_time_ms": 7.0}],
+    }
+    checkpoint = Checkpoint.read(msgspec.json.encode(content), {})
+    assert checkpoint.perf_ledgers[MINER].cps[0].n_updates == 3
+    assert checkpoint.eliminations[0].elimination_initiated_time_ms == 7
+
+
+def test_odd_values_of_a_document_hide_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    """They are left out, and a warning names the first."""
+    odd = {"max_return": "x", "cps": [{"n_updates": [], "gain": 0.5}, 7, {"mdd": 0.9}]}
+    ledgers = {MINER: odd, OTHER_MINER: LEDGER, "5Odd": None}
+    eliminations = [{"hotkey": MINER, "dd": {}, "reason": "LIQUIDATED"}, {"hotkey": None}, "x"]
+    body = msgspec.json.encode({"perf_ledgers": ledgers, "eliminations": eliminations, "version": [1]})
+    checkpoint = Checkpoint.read(body, {})
+    assert checkpoint.perf_ledgers.keys() == {MINER, OTHER_MINER}
+    ledger = checkpoint.perf_ledgers[MINER]
+    assert (ledger.max_return, [cp.gain for cp in ledger.cps]) == (None, [0.5, None])
+    assert [(e.hotkey, e.dd, e.reason) for e in checkpoint.eliminations] == [(MINER, None, "LIQUIDATED")]
+    assert calls.eliminations().read(body, {}) == checkpoint.eliminations
+    assert Ledgers.read(MINER, msgspec.json.encode({MINER: odd}))["portfolio"] == ledger
+    assert Ledgers.read(MINER, msgspec.json.encode(odd))["portfolio"] == ledger
+    assert "left out what the validator wrote" in caplog.text
+    with pytest.raises(msgspec.ValidationError):
+        Checkpoint.read(b"[]", {})
 
 
 def test_an_empty_table_has_the_same_columns() -> None:

@@ -132,6 +132,7 @@ def test_a_checkpoint_with_values_that_are_no_numbers_is_read(tmp_path: Path) ->
         {"limit_orders": {"BTCUSD": [1]}},
         {"limit_orders": {"BTCUSD": {MINER: {}}}},
         {"limit_orders": {"BTCUSD": {MINER: [1]}}},
+        {"limit_orders": {"BTCUSD": {MINER: [order(1) | {"processed_ms": None}]}}},
         {"limit_orders": {"BTCUSD": {"../x": [order(1)]}}},
         {"archived_positions": {MINER: {"positions": [{}]}}},
         {"archived_positions": {MINER: 1}},

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api import file_version
@@ -14,6 +15,7 @@ from ptn_api.event_log.contract import PER_MINER, Document
 from ptn_api.intake import miner_files
 from ptn_api.intake.miner_files import KEPT_SNAPSHOTS, MinerFiles
 from ptn_api.intake.watch import NullWatch
+from ptn_api.model.limit_order import ListedOrder
 from tests.factories import MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir
@@ -235,13 +237,30 @@ def test_a_refused_file_is_logged_once_and_read_when_it_changes(
 
 
 def test_values_that_are_no_numbers_become_null(validator: ValidatorDir) -> None:
-    """The content of the log is JSON."""
+    """The content of the log is JSON; where null does not fit, the default takes their place."""
     path = validator.limit_order(order(1), miner=MINER)
     path.write_text(path.read_text().replace("101.0", "NaN").replace("0.1", "1e999"))
     files = Files(validator)
     files.look()
     stored = files.documents[ORDERS, MINER][0]["order"]
-    assert (stored["price"], stored["leverage"]) == (None, None)
+    assert (stored["price"], stored["leverage"]) == (0.0, None)
+
+
+def test_clients_can_decode_every_limit_order(validator: ValidatorDir) -> None:
+    """Odd values are repaired and counted; an order without uuid, time or type is refused."""
+    odd = {"price": "5", "trailing_stop": [], "bracket_orders": {}, "src": 5.0, "stop_loss": True}
+    validator.limit_order(order(1) | odd, miner=MINER)
+    for n, change in enumerate([{"processed_ms": "5"}, {"order_type": 7}, {"order_uuid": None}]):
+        path = validator.limit_order(order(n + 2), miner=MINER)
+        path.write_text(json.dumps(order(n + 2) | change))
+    files = Files(validator)
+    while not files.look():
+        continue
+    (file,) = files.documents[ORDERS, MINER]
+    decoded = msgspec.convert(file["order"], ListedOrder)
+    assert (decoded.price, decoded.trailing_stop, decoded.bracket_orders) == (0.0, None, None)
+    assert (decoded.src, decoded.stop_loss) == (5, None)
+    assert files.reader.refused == 4
 
 
 def test_an_archived_position_is_checked_like_a_position(validator: ValidatorDir) -> None:

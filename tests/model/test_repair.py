@@ -7,12 +7,13 @@ import math
 import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.model import repair
-from ptn_api.model.repair import null_for_nan
+from ptn_api.model.repair import sound_json
 from tests.properties import tries
 
 _TEXTS = st.text('NaInfity-+e0139.,:[]{}\\"\u00e9 ', max_size=12)
@@ -40,7 +41,7 @@ def _refuse(word: str) -> None:
 def test_null_takes_the_place_of_what_is_not_a_number(value: Any, is_ascii: bool, indent: int | None) -> None:
     """Strings that look like one stay, and so does everything else, byte for byte."""
     text = json.dumps(value, ensure_ascii=is_ascii, indent=indent).encode()
-    sound = null_for_nan(text)
+    sound = sound_json(text)
     assert json.loads(sound, parse_constant=_refuse) == _finite(value)
     assert sound == json.dumps(_finite(value), ensure_ascii=is_ascii, indent=indent).encode()
 
@@ -57,13 +58,22 @@ def test_null_takes_the_place_of_what_is_not_a_number(value: Any, is_ascii: bool
 )
 def test_numbers_beyond_a_float_are_none(text: bytes, sound: bytes) -> None:
     """They would be infinite to some readers and an error to others. Words that are wrong stay wrong."""
-    assert null_for_nan(text) == sound
+    assert sound_json(text) == sound
+
+
+@given(st.text('\ud800\udfff\\u"d8\U0001f4a5', max_size=12))
+def test_a_replacement_takes_the_place_of_half_a_surrogate_pair(value: str) -> None:
+    """Pairs, and backslashes that are no escape of one, stay."""
+    text = json.dumps({value: [value, math.nan]}).encode()
+    whole = json.loads(json.dumps(value))  # two halves in a row are a pair
+    expected = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert msgspec.json.decode(sound_json(text)) == {expected: [expected, None]}
 
 
 def test_sound_text_is_not_copied() -> None:
     """The same object is returned, however large."""
     text = b"[" + b"0.5," * 100_000 + b"1]"
-    assert null_for_nan(text) is text
+    assert sound_json(text) is text
 
 
 def test_unsound_text_is_copied_once() -> None:
@@ -71,7 +81,7 @@ def test_unsound_text_is_copied_once() -> None:
     text = b"[" + b"0.5," * 3_000_000 + b"NaN," * 3 + b"0.5," * 2_000_000 + b"1]"
     tracemalloc.start()
     try:
-        sound = null_for_nan(text)
+        sound = sound_json(text)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -85,4 +95,4 @@ def test_a_word_may_lie_anywhere(offset: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(repair, "_SLICE", 1_000)
     before = b"[" + b"0," * 499
     text = before[: 1_000 + offset].rstrip(b"0") + b"-Infinity,1e999,1]"
-    assert json.loads(null_for_nan(text))[-3:] == [None, None, 1]
+    assert json.loads(sound_json(text))[-3:] == [None, None, 1]

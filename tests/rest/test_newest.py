@@ -289,6 +289,7 @@ async def test_odd_snapshots() -> None:
         {"snapshot_ms": 1, "account_size": None, "balance": 1.0, "equity": 2.0},
         {"account_size": 1.0, "balance": 1.0, "equity": 2.0},
         {"snapshot_ms": 1e300, "account_size": 1.0, "balance": 1.0, "equity": 2.0},
+        {"snapshot_ms": 1, "account_size": 1e-300, "balance": 1.0, "equity": 1e300},
     ]
     async with serving(filled_log([document(Document.SNAPSHOTS, lines, "a")])) as served:
         answer = (await served.get("/account-snapshots/a")).json()

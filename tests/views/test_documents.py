@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.event_log import Document, DocumentWritten
 from ptn_api.http.body import Body
+from ptn_api.model.documents import DebtLedgerSummary
 from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
 from ptn_api.views.documents import Documents
 from tests.rest.serving import NOW, document, filled_log
@@ -77,11 +79,12 @@ def test_a_malformed_debt_ledger_hides_no_other() -> None:
 
     ledgers = {
         "a": ledger(realized_pnl="x", unrealized_pnl=2.5),
-        "b": ledger(realized_pnl=1, unrealized_pnl=[]),
+        "b": ledger(realized_pnl=1, unrealized_pnl=[], net_pnl="x") | {"summary": {"total_fees": {}}},
     }
     documents = Documents(filled_log([document(Document.DEBT_LEDGERS, {"ledgers": ledgers})]))
     summaries = json.loads(text_of(documents.debt_summaries()))
-    assert {hotkey: summary["net_pnl"] for hotkey, summary in summaries.items()} == {"a": 2.5, "b": 1.0}
+    decoded = msgspec.convert(summaries, dict[str, DebtLedgerSummary])
+    assert {hotkey: summary.net_pnl for hotkey, summary in decoded.items()} == {"a": 2.5, "b": 1.0}
 
 
 def test_portfolio_ledgers_of_both_forms() -> None:

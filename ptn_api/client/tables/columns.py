@@ -6,7 +6,8 @@ Polars and pandas are imported on first use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -44,6 +45,8 @@ __all__ = [
     "trade_pairs",
 ]
 
+T = TypeVar("T")
+
 Rows = Literal["positions", "orders"]
 """The rows of a table of positions."""
 
@@ -52,7 +55,10 @@ _Columns = dict[str, tuple[_Kind, Sequence[Any]]]
 
 
 class Table:
-    """Columns of one length, each with its kind."""
+    """Columns of one length, each with its kind.
+
+    In a data frame, integers beyond 64 bits and times beyond year 9999 are null: nothing can print those.
+    """
 
     def __init__(self, columns: _Columns) -> None:
         self.columns = columns
@@ -65,6 +71,10 @@ class Table:
             raise ClientError(
                 "tables need Polars: pip install 'ptn-api[dataframe]'", code="no_polars"
             ) from None
+
+        def times(ms: polars.Series) -> polars.Series:
+            return ms.set(~ms.is_between(*_TIMES), None).cast(pl.Datetime("ms", "UTC"))
+
         side = pl.Enum(_SIDES)
         series: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
             "text": lambda name, values: pl.Series(name, values, pl.String),
@@ -72,9 +82,11 @@ class Table:
             "float": lambda name, values: pl.Series(name, values, pl.Float64, strict=False),
             "int": lambda name, values: pl.Series(name, values, pl.Int64),
             "bool": lambda name, values: pl.Series(name, values, pl.Boolean),
-            "time": lambda name, values: pl.Series(name, values, pl.Int64).cast(pl.Datetime("ms", "UTC")),
+            "time": lambda name, values: times(pl.Series(name, values, pl.Int64)),
         }
-        return pl.DataFrame([series[kind](name, values) for name, (kind, values) in self.columns.items()])
+        return pl.DataFrame(
+            [_made(partial(series[kind], name), values) for name, (kind, values) in self.columns.items()]
+        )
 
     def to_pandas(self) -> pandas.DataFrame:
         """Raises ClientError with code `no_pandas` without pandas."""
@@ -91,16 +103,29 @@ class Table:
             "int": "Int64",
             "bool": "boolean",
         }
-        frame = {
-            name: pd.Series(pd.array(values, dtype=dtypes[kind]))
-            if kind != "time"
-            else pd.Series(pd.array(values, dtype="Int64")).astype("datetime64[ms]").dt.tz_localize("UTC")
-            for name, (kind, values) in self.columns.items()
-        }
-        return pd.DataFrame(frame)
+
+        def series(kind: _Kind, values: Sequence[Any]) -> pandas.Series:
+            if kind != "time":
+                return pd.Series(pd.array(values, dtype=dtypes[kind]))
+            times = pd.Series(pd.array(values, dtype="Int64"))
+            return times.where(times.between(*_TIMES)).astype("datetime64[ms]").dt.tz_localize("UTC")
+
+        return pd.DataFrame(
+            {name: _made(partial(series, kind), values) for name, (kind, values) in self.columns.items()}
+        )
 
 
 _SIDES = ["LONG", "SHORT", "FLAT"]
+_TIMES = (-62_135_596_800_000, 253_402_300_799_999)
+"""The years that Python knows, 1 to 9999. Unit: epoch ms."""
+
+
+def _made(make: Callable[[Sequence[Any]], T], values: Sequence[Any]) -> T:
+    try:
+        return make(values)
+    except (OverflowError, TypeError):  # odd values of a validator
+        large = 1 << 63
+        return make([None if isinstance(v, int) and not -large <= v < large else v for v in values])
 
 
 def positions(found: Iterable[Position]) -> Table:
