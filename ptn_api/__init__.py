@@ -8,4 +8,4 @@ Orders come in through `intake`, the only writer of `event_log`, where each gets
 `model` defines positions and what each tier shows of them, without files, sockets or a clock.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -41,7 +41,7 @@ __all__ = [
 
 
 class OrdersByStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A miner's orders, each list by `processed_ms`. Since: after 0.1.0."""
+    """A miner's orders, each list by `processed_ms`. Since: 0.2.0."""
 
     unfilled: list[ListedOrder] | msgspec.UnsetType = msgspec.UNSET
     """Limit orders that wait. Absent: not requested."""
@@ -55,7 +55,7 @@ class OrdersByStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Period(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A bucket of the challenge period. Since: after 0.1.0."""
+    """A bucket of the challenge period. Since: 0.2.0."""
 
     bucket: str
     """MAINCOMP, CHALLENGE, PROBATION, PLAGIARISM, ELIMINATED, ENTITY, SUBACCOUNT_CHALLENGE, SUBACCOUNT_FUNDED
@@ -69,7 +69,7 @@ class Period(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @summarised
 class ChallengePeriod(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A miner's place in the competition. Since: after 0.1.0."""
+    """A miner's place in the competition. Since: 0.2.0."""
 
     status: Literal["success"]
     """Always `success`."""
@@ -158,7 +158,7 @@ def eliminations_by_hotkey(document: Any) -> dict[str, MinerElimination]:
 class MinerLedger(msgspec.Struct, kw_only=True):
     """A miner's debt, emissions or penalty ledger, as the validator wrote it.
 
-    The keys depend on the ledger. Since: after 0.1.0.
+    The keys depend on the ledger. Since: 0.2.0.
     """
 
     hotkey: str
@@ -249,7 +249,7 @@ LEDGER_COLUMNS = {
 
 
 class DebtLedgerSummary(msgspec.Struct, kw_only=True):
-    """A miner's debt ledger in numbers. Since: after 0.1.0."""
+    """A miner's debt ledger in numbers. Since: 0.2.0."""
 
     hotkey: str
     """The miner."""
@@ -277,7 +277,7 @@ class DebtLedgerSummary(msgspec.Struct, kw_only=True):
 
 
 class AccountSnapshot(msgspec.Struct, kw_only=True):
-    """An account at a full hour. Since: after 0.1.0."""
+    """An account at a full hour. Since: 0.2.0."""
 
     snapshot_ms: int
     """When. Unit: epoch ms."""
@@ -295,7 +295,7 @@ class AccountSnapshot(msgspec.Struct, kw_only=True):
 
 @summarised
 class AccountSnapshots(msgspec.Struct, kw_only=True):
-    """A miner's latest snapshots. Since: after 0.1.0."""
+    """A miner's latest snapshots. Since: 0.2.0."""
 
     hotkey: str
     """The miner."""
@@ -318,7 +318,7 @@ class AccountSnapshots(msgspec.Struct, kw_only=True):
 
 @summarised
 class Collateral(msgspec.Struct, kw_only=True):
-    """Account sizes per miner, as the validator's file has them. Since: after 0.1.0."""
+    """Account sizes per miner, as the validator's file has them. Since: 0.2.0."""
 
     status: Literal["success"]
     """Always `success`."""
@@ -347,7 +347,7 @@ class Collateral(msgspec.Struct, kw_only=True):
 
 
 class MinerSelections(msgspec.Struct, kw_only=True):
-    """The asset class that each miner chose. Since: after 0.1.0."""
+    """The asset class that each miner chose. Since: 0.2.0."""
 
     miner_selections: dict[str, str]
     """By miner: crypto, forex, equities, commodities, hl_all or all_markets."""
@@ -361,7 +361,7 @@ class MinerSelections(msgspec.Struct, kw_only=True):
 
 
 class Entities(msgspec.Struct, kw_only=True):
-    """All entities with their subaccounts. Since: after 0.1.0."""
+    """All entities with their subaccounts. Since: 0.2.0."""
 
     status: Literal["success"]
     """Always `success`."""
@@ -374,7 +374,7 @@ class Entities(msgspec.Struct, kw_only=True):
 
 
 class EntityAnswer(msgspec.Struct, kw_only=True):
-    """One entity, as the validator's file has it. Since: after 0.1.0."""
+    """One entity, as the validator's file has it. Since: 0.2.0."""
 
     status: Literal["success"]
     """Always `success`."""
@@ -406,7 +406,7 @@ class EntityAnswer(msgspec.Struct, kw_only=True):
 
 
 class EntityEndpoint(msgspec.Struct, kw_only=True):
-    """Where an entity is reached. Since: after 0.1.0."""
+    """Where an entity is reached. Since: 0.2.0."""
 
     status: Literal["success"]
     """Always `success`."""
@@ -417,7 +417,7 @@ class EntityEndpoint(msgspec.Struct, kw_only=True):
 
 
 class ServiceHealth(msgspec.Struct, kw_only=True):
-    """The answer that the network's clients expect of `/api/health`. Since: after 0.1.0."""
+    """The answer that the network's clients expect of `/api/health`. Since: 0.2.0."""
 
     status: Literal["healthy", "unhealthy"]
     """healthy, or unhealthy with status 503."""
@@ -431,7 +431,7 @@ class ServiceHealth(msgspec.Struct, kw_only=True):
 
 
 class ListedTradePair(msgspec.Struct, kw_only=True):
-    """A trade pair. Since: after 0.1.0."""
+    """A trade pair. Since: 0.2.0."""
 
     trade_pair_id: str
     """Identifies the pair, as in a position's `trade_pair`."""
@@ -457,7 +457,7 @@ class ListedTradePair(msgspec.Struct, kw_only=True):
 
 
 class PairList(msgspec.Struct, kw_only=True):
-    """The network's trade pairs. Since: after 0.1.0."""
+    """The network's trade pairs. Since: 0.2.0."""
 
     allowed: list[ListedTradePair]
     """Pairs that can be traded."""

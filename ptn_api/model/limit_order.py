@@ -29,7 +29,7 @@ class LimitOrderFile(msgspec.Struct, kw_only=True):
 
 
 class ListedOrder(Order, kw_only=True):
-    """An order as it is listed, with its trade pair. Since: after 0.1.0."""
+    """An order as it is listed, with its trade pair. Since: 0.2.0."""
 
     trade_pair_id: str = ""
     """Id of the trade pair."""

@@ -137,7 +137,7 @@ class MinerEntry(msgspec.Struct, kw_only=True):
 
 
 class LastOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest order that a tier shows. Since: after 0.1.0."""
+    """The newest order that a tier shows. Since: 0.2.0."""
 
     processed_ms: int
     """See `Order`."""
@@ -197,7 +197,7 @@ def _time_and_uuid(order: Order) -> tuple[int, str]:
 
 
 class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
-    """Why and when a miner was excluded from the competition. Since: after 0.1.0."""
+    """Why and when a miner was excluded from the competition. Since: 0.2.0."""
 
     reason: str | None
     """See `Elimination`."""
@@ -209,8 +209,7 @@ class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
 class LeaderboardEntry(msgspec.Struct, kw_only=True):
     """A miner's row of the leaderboard, as the tier shows the miner's positions.
 
-    The last four values are not delayed, since the documents that they come from never are. Since: after
-    0.1.0.
+    The last four values are not delayed, since the documents that they come from never are. Since: 0.2.0.
     """
 
     hotkey: str
@@ -256,7 +255,7 @@ class LeaderboardEntry(msgspec.Struct, kw_only=True):
 
 @summarised
 class Leaderboard(msgspec.Struct, kw_only=True):
-    """All miners that a tier shows, best first. Since: after 0.1.0."""
+    """All miners that a tier shows, best first. Since: 0.2.0."""
 
     tier: int
     """The tier by whose rules the positions are shown. Unit: tier."""

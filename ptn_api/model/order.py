@@ -226,7 +226,7 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
 
 
 class OrderRow(msgspec.Struct, kw_only=True):
-    """An order of any miner, with its position's names. Since: after 0.1.0."""
+    """An order of any miner, with its position's names. Since: 0.2.0."""
 
     miner_hotkey: str
     """The position's miner."""
@@ -241,7 +241,7 @@ class OrderRow(msgspec.Struct, kw_only=True):
 
 
 class OrderPage(msgspec.Struct, kw_only=True):
-    """Orders, newest first; continue with `before=<next>` until `next` is null. Since: after 0.1.0."""
+    """Orders, newest first; continue with `before=<next>` until `next` is null. Since: 0.2.0."""
 
     orders: list[OrderRow]
     """The orders, newest first."""

@@ -180,7 +180,7 @@ class Position(PositionState, kw_only=True):
     """`last_order` if the returns are of the last order's price: in a document of the past, of a position
     that was open then.
 
-    Null: otherwise. Since: after 0.1.0.
+    Null: otherwise. Since: 0.2.0.
     """
 
     @property

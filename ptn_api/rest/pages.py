@@ -75,7 +75,7 @@ The routes are described at <a href="/docs">/docs</a>.</p>
 
 
 class ServiceIndex(msgspec.Struct, kw_only=True):
-    """Where everything is. Since: after 0.1.0."""
+    """Where everything is. Since: 0.2.0."""
 
     service: str
     """Always `PTN API`."""

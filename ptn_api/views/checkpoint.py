@@ -109,9 +109,9 @@ class CheckpointDocument(msgspec.Struct, kw_only=True):
     asset_selections: Any
     """By miner, the chosen asset class. Type: text by key."""
     limit_orders: dict[str, dict[str, list[ListedOrder]]]
-    """By trade pair and miner, the unfilled limit orders. Since: after 0.1.0."""
+    """By trade pair and miner, the unfilled limit orders. Since: 0.2.0."""
     archived_positions: dict[str, MinerEntry]
-    """By miner, an entry of the positions that were archived. Since: after 0.1.0."""
+    """By miner, an entry of the positions that were archived. Since: 0.2.0."""
 
 
 class Checkpoint:

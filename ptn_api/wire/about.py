@@ -54,14 +54,14 @@ class LogHealth(msgspec.Struct, kw_only=True):
 
 
 class KeyFileHealth(msgspec.Struct, kw_only=True):
-    """The key file. Since: after 0.1.0."""
+    """The key file. Since: 0.2.0."""
 
     left_out: int = 0
     """Entries that cannot be used; all others count. Unit: count."""
 
 
 class ClusterHealth(msgspec.Struct, kw_only=True):
-    """This machine's copy of a log that several machines share. Since: after 0.1.0."""
+    """This machine's copy of a log that several machines share. Since: 0.2.0."""
 
     index: int
     """Index of the copy's last commit. Unit: count."""
@@ -76,7 +76,7 @@ class ClusterHealth(msgspec.Struct, kw_only=True):
 
 
 class Ready(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Whether to send clients to this server. Since: after 0.1.0."""
+    """Whether to send clients to this server. Since: 0.2.0."""
 
     ready: bool
     """Whether to send clients."""
@@ -92,7 +92,7 @@ class Health(msgspec.Struct, kw_only=True):
     problems: list[Annotated[str, Meta(extra_json_schema={"enum": [*CODES]})]]
     """Codes of the present problems (docs/troubleshooting.md)."""
     details: dict[str, Trouble] = {}
-    """By problem, since when, and how many things it concerns. Since: after 0.1.0."""
+    """By problem, since when, and how many things it concerns. Since: 0.2.0."""
     processes: dict[str, Annotated[str, Meta(extra_json_schema={"enum": [*get_args(ProcessState)]})]] = {}
     """By process, `up` or `down`; empty where they are not known."""
     source: SourceHealth
@@ -100,9 +100,9 @@ class Health(msgspec.Struct, kw_only=True):
     log: LogHealth
     """The event log."""
     key_file: KeyFileHealth = msgspec.field(default_factory=KeyFileHealth)
-    """The key file. Since: after 0.1.0."""
+    """The key file. Since: 0.2.0."""
     cluster: ClusterHealth | None = None
-    """This machine's copy of the log. Null: on a single machine. Since: after 0.1.0."""
+    """This machine's copy of the log. Null: on a single machine. Since: 0.2.0."""
 
 
 class KeyLimits(msgspec.Struct, kw_only=True):

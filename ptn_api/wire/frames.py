@@ -103,7 +103,7 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping"):
 class SubaccountRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A request for an entity's subaccounts, which only the validator itself can serve.
 
-    Since: after 0.1.0.
+    Since: 0.2.0.
     """
 
     type: SubaccountAction
@@ -137,7 +137,7 @@ class AuthSuccess(msgspec.Struct, kw_only=True):
     user: str | msgspec.UnsetType = msgspec.UNSET
     """Name of the key's user: with `epoch`, it tells whose cursor a client has.
 
-    Absent: in version 1. Since: after 0.1.0.
+    Absent: in version 1. Since: 0.2.0.
     """
 
 
@@ -172,7 +172,7 @@ class SubscriptionStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="
     unknown_miners: list[str] = []
     """Those of `miners` that the validator does not have at present: misspelt, or not registered yet.
 
-    Absent: all are known. Since: after 0.1.0.
+    Absent: all are known. Since: 0.2.0.
     """
     format: Format | None = None
     """The format. Absent: in version 1."""
@@ -181,7 +181,7 @@ class SubscriptionStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="
 
 
 class SubaccountStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscription_status"):
-    """Refuses a `SubaccountRequest`. Since: after 0.1.0."""
+    """Refuses a `SubaccountRequest`. Since: 0.2.0."""
 
     status: Literal["error"]  # no default: it would be omitted when encoding
     """Always `error`."""
@@ -282,7 +282,7 @@ class Heartbeat(msgspec.Struct, kw_only=True, omit_defaults=True, tag="heartbeat
     Absent: without `updates`, or with filters.
     """
     problems: list[str] = []
-    """Codes of `/health` at that moment. Absent: if the server is well. Since: after 0.1.0."""
+    """Codes of `/health` at that moment. Absent: if the server is well. Since: 0.2.0."""
 
 
 class PositionChanged(msgspec.Struct, kw_only=True, omit_defaults=True, tag="position"):

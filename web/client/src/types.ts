@@ -2,27 +2,27 @@
 
 /** An account at a full hour. */
 export interface AccountSnapshot {
-  /** When. Unit: epoch ms. Since: after 0.1.0. */
+  /** When. Unit: epoch ms. Since: 0.2.0. */
   snapshot_ms: number;
-  /** The same, as UTC date and time. Unit: YYYY-MM-DD HH:MM:SS. Since: after 0.1.0. */
+  /** The same, as UTC date and time. Unit: YYYY-MM-DD HH:MM:SS. Since: 0.2.0. */
   snapshot_date: string;
-  /** The account's size. Unit: USD. Since: after 0.1.0. */
+  /** The account's size. Unit: USD. Since: 0.2.0. */
   account_size: number;
-  /** Account size with realized profits and fees. Unit: USD. Since: after 0.1.0. */
+  /** Account size with realized profits and fees. Unit: USD. Since: 0.2.0. */
   balance: number;
-  /** Balance with unrealized profits. Unit: USD. Since: after 0.1.0. */
+  /** Balance with unrealized profits. Unit: USD. Since: 0.2.0. */
   equity: number;
-  /** equity / account size; 1.0 for a size of 0. Unit: factor (1.0 = unchanged). Since: after 0.1.0. */
+  /** equity / account size; 1.0 for a size of 0. Unit: factor (1.0 = unchanged). Since: 0.2.0. */
   equity_return: number;
 }
 
 /** A miner's latest snapshots. */
 export interface AccountSnapshots {
-  /** The miner. Since: after 0.1.0. */
+  /** The miner. Since: 0.2.0. */
   hotkey: string;
-  /** Number of snapshots in the response. Unit: count. Since: after 0.1.0. */
+  /** Number of snapshots in the response. Unit: count. Since: 0.2.0. */
   count: number;
-  /** The snapshots, oldest first. Since: after 0.1.0. */
+  /** The snapshots, oldest first. Since: 0.2.0. */
   snapshots: AccountSnapshot[];
 }
 
@@ -70,7 +70,7 @@ export interface AuthSuccess {
   version: number;
   /** Period of the heartbeats of version 2. Unit: ms. */
   heartbeat_ms: number;
-  /** Name of the key's user: with `epoch`, it tells whose cursor a client has. Absent: in version 1. Since: after 0.1.0. */
+  /** Name of the key's user: with `epoch`, it tells whose cursor a client has. Absent: in version 1. Since: 0.2.0. */
   user?: string;
 }
 
@@ -85,15 +85,15 @@ export interface Batch {
 
 /** A miner's place in the competition. */
 export interface ChallengePeriod {
-  /** Always `success`. Since: after 0.1.0. */
+  /** Always `success`. Since: 0.2.0. */
   status: "success";
-  /** The miner. Since: after 0.1.0. */
+  /** The miner. Since: 0.2.0. */
   hotkey: string;
-  /** The present bucket. Since: after 0.1.0. */
+  /** The present bucket. Since: 0.2.0. */
   challenge_period: Period;
-  /** When the response was assembled. Unit: epoch ms. Since: after 0.1.0. */
+  /** When the response was assembled. Unit: epoch ms. Since: 0.2.0. */
   timestamp: number;
-  /** All buckets, oldest first. Absent: without `history=true`. Since: after 0.1.0. */
+  /** All buckets, oldest first. Absent: without `history=true`. Since: 0.2.0. */
   history?: Period[];
 }
 
@@ -178,68 +178,68 @@ export interface CheckpointDocument {
   perf_ledgers: Record<string, PerfLedger>;
   /** By miner, the chosen asset class. */
   asset_selections: unknown;
-  /** By trade pair and miner, the unfilled limit orders. Since: after 0.1.0. */
+  /** By trade pair and miner, the unfilled limit orders. Since: 0.2.0. */
   limit_orders: Record<string, Record<string, ListedOrder[]>>;
-  /** By miner, an entry of the positions that were archived. Since: after 0.1.0. */
+  /** By miner, an entry of the positions that were archived. Since: 0.2.0. */
   archived_positions: Record<string, MinerEntry>;
 }
 
 /** This machine's copy of a log that several machines share. */
 export interface ClusterHealth {
-  /** Index of the copy's last commit. Unit: count. Since: after 0.1.0. */
+  /** Index of the copy's last commit. Unit: count. Since: 0.2.0. */
   index: number;
-  /** Number of the writer's turn that made this commit. Unit: count. Since: after 0.1.0. */
+  /** Number of the writer's turn that made this commit. Unit: count. Since: 0.2.0. */
   term: number;
-  /** Whether the turn is this machine's. Since: after 0.1.0. */
+  /** Whether the turn is this machine's. Since: 0.2.0. */
   writes: boolean;
-  /** How long ago the copy was known to be complete. Unit: ms. Null: not since it was opened. Since: after 0.1.0. */
+  /** How long ago the copy was known to be complete. Unit: ms. Null: not since it was opened. Since: 0.2.0. */
   behind_ms: number | null;
-  /** Name of the machine; empty if it has none. Since: after 0.1.0. */
+  /** Name of the machine; empty if it has none. Since: 0.2.0. */
   node?: string;
 }
 
 /** Account sizes per miner, as the validator's file has them. */
 export interface Collateral {
-  /** Always `success`. Since: after 0.1.0. */
+  /** Always `success`. Since: 0.2.0. */
   status: "success";
   /**
-   * By miner, the records of its account size, oldest first. Since: after 0.1.0.
+   * By miner, the records of its account size, oldest first. Since: 0.2.0.
    *
-   * - `data.*.account_size`: Size of the account. Unit: USD. Since: after 0.1.0.
-   * - `data.*.account_size_theta`: Collateral that it stands for. Unit: theta. Since: after 0.1.0.
-   * - `data.*.update_time_ms`: When it was recorded. Unit: epoch ms. Since: after 0.1.0.
-   * - `data.*.valid_date_timestamp`: From when it counts: the next UTC midnight. Unit: epoch ms. Since: after 0.1.0.
+   * - `data.*.account_size`: Size of the account. Unit: USD. Since: 0.2.0.
+   * - `data.*.account_size_theta`: Collateral that it stands for. Unit: theta. Since: 0.2.0.
+   * - `data.*.update_time_ms`: When it was recorded. Unit: epoch ms. Since: 0.2.0.
+   * - `data.*.valid_date_timestamp`: From when it counts: the next UTC midnight. Unit: epoch ms. Since: 0.2.0.
    */
   data: Record<string, unknown>;
-  /** Number of miners in `data`. Unit: count. Since: after 0.1.0. */
+  /** Number of miners in `data`. Unit: count. Since: 0.2.0. */
   miner_count: number;
-  /** Number of records in `data`. Unit: count. Since: after 0.1.0. */
+  /** Number of records in `data`. Unit: count. Since: 0.2.0. */
   total_records: number;
-  /** When the response was assembled. Unit: epoch ms. Since: after 0.1.0. */
+  /** When the response was assembled. Unit: epoch ms. Since: 0.2.0. */
   timestamp: number;
 }
 
 /** A miner's debt ledger in numbers. */
 export interface DebtLedgerSummary {
-  /** The miner. Since: after 0.1.0. */
+  /** The miner. Since: 0.2.0. */
   hotkey: string;
-  /** Number of checkpoints. Unit: count. Null: not in the file. Since: after 0.1.0. */
+  /** Number of checkpoints. Unit: count. Null: not in the file. Since: 0.2.0. */
   total_checkpoints?: number | null;
-  /** Emissions received. Unit: alpha. Null: not in the file. Since: after 0.1.0. */
+  /** Emissions received. Unit: alpha. Null: not in the file. Since: 0.2.0. */
   cumulative_emissions_alpha?: number | null;
-  /** Emissions received. Unit: TAO. Null: not in the file. Since: after 0.1.0. */
+  /** Emissions received. Unit: TAO. Null: not in the file. Since: 0.2.0. */
   cumulative_emissions_tao?: number | null;
-  /** Emissions received. Unit: USD. Null: not in the file. Since: after 0.1.0. */
+  /** Emissions received. Unit: USD. Null: not in the file. Since: 0.2.0. */
   cumulative_emissions_usd?: number | null;
-  /** Return of the portfolio. Unit: factor (1.0 = unchanged). Null: not in the file. Since: after 0.1.0. */
+  /** Return of the portfolio. Unit: factor (1.0 = unchanged). Null: not in the file. Since: 0.2.0. */
   portfolio_return?: number | null;
-  /** Return with fees and penalties. Unit: factor (1.0 = unchanged). Null: not in the file. Since: after 0.1.0. */
+  /** Return with fees and penalties. Unit: factor (1.0 = unchanged). Null: not in the file. Since: 0.2.0. */
   weighted_score?: number | null;
-  /** End of the last checkpoint. Unit: epoch ms. Null: not in the file. Since: after 0.1.0. */
+  /** End of the last checkpoint. Unit: epoch ms. Null: not in the file. Since: 0.2.0. */
   latest_checkpoint_ms?: number | null;
-  /** Profit of the last checkpoint. Unit: USD. Null: not in the file. Since: after 0.1.0. */
+  /** Profit of the last checkpoint. Unit: USD. Null: not in the file. Since: 0.2.0. */
   net_pnl?: number | null;
-  /** Fees paid, <= 0. Unit: USD. Null: not in the file. Since: after 0.1.0. */
+  /** Fees paid, <= 0. Unit: USD. Null: not in the file. Since: 0.2.0. */
   total_fees?: number | null;
 }
 
@@ -291,55 +291,55 @@ export interface Eliminations {
 
 /** All entities with their subaccounts. */
 export interface Entities {
-  /** Always `success`. Since: after 0.1.0. */
+  /** Always `success`. Since: 0.2.0. */
   status: "success";
-  /** By hotkey, the entity, as in `EntityAnswer`. Since: after 0.1.0. */
+  /** By hotkey, the entity, as in `EntityAnswer`. Since: 0.2.0. */
   entities: Record<string, unknown>;
-  /** Number of entities. Unit: count. Since: after 0.1.0. */
+  /** Number of entities. Unit: count. Since: 0.2.0. */
   entity_count: number;
-  /** When the response was assembled. Unit: epoch ms. Since: after 0.1.0. */
+  /** When the response was assembled. Unit: epoch ms. Since: 0.2.0. */
   timestamp: number;
 }
 
 /** One entity, as the validator's file has it. */
 export interface EntityAnswer {
-  /** Always `success`. Since: after 0.1.0. */
+  /** Always `success`. Since: 0.2.0. */
   status: "success";
   /**
-   * The entity. Since: after 0.1.0.
+   * The entity. Since: 0.2.0.
    *
-   * - `entity.entity_hotkey`: Its hotkey. Since: after 0.1.0.
-   * - `entity.subaccounts`: By number, its subaccounts. Since: after 0.1.0.
-   * - `entity.subaccounts.*.subaccount_id`: The number. Unit: number. Since: after 0.1.0.
-   * - `entity.subaccounts.*.subaccount_uuid`: Identifies the subaccount. Since: after 0.1.0.
-   * - `entity.subaccounts.*.synthetic_hotkey`: The subaccount as a miner: `<entity hotkey>_<number>`. Since: after 0.1.0.
-   * - `entity.subaccounts.*.status`: active, eliminated, pending, unknown or admin. Since: after 0.1.0.
-   * - `entity.subaccounts.*.created_at_ms`: When it was created. Unit: epoch ms. Since: after 0.1.0.
-   * - `entity.subaccounts.*.eliminated_at_ms`: When it was eliminated. Unit: epoch ms. Null: not eliminated. Since: after 0.1.0.
-   * - `entity.subaccounts.*.account_size`: Size of the account. Unit: USD. Since: after 0.1.0.
-   * - `entity.subaccounts.*.standard_account_size`: Size of the account as a standard one. Unit: USD. Null: not set. Since: after 0.1.0.
-   * - `entity.subaccounts.*.pro_account_size`: Size of the account as a pro one. Unit: USD. Null: not set. Since: after 0.1.0.
-   * - `entity.subaccounts.*.reg_fee_theta`: Registration fee. Unit: theta. Since: after 0.1.0.
-   * - `entity.subaccounts.*.reg_fee_slashed_ms`: When the fee was taken. Unit: epoch ms. Null: not yet. Since: after 0.1.0.
-   * - `entity.subaccounts.*.asset_class`: The chosen asset class. Since: after 0.1.0.
-   * - `entity.subaccounts.*.drawdown_criteria`: trailing or static. Since: after 0.1.0.
-   * - `entity.subaccounts.*.account_type`: standard or pro. Since: after 0.1.0.
-   * - `entity.subaccounts.*.hl_address`: Hyperliquid address. Null: none. Since: after 0.1.0.
-   * - `entity.subaccounts.*.payout_address`: Where it is paid. Null: none. Since: after 0.1.0.
-   * - `entity.next_subaccount_id`: Number of the next subaccount. Unit: number. Since: after 0.1.0.
-   * - `entity.registered_at_ms`: When the entity was registered. Unit: epoch ms. Since: after 0.1.0.
-   * - `entity.endpoint_url`: Where it is reached. Null: none. Since: after 0.1.0.
+   * - `entity.entity_hotkey`: Its hotkey. Since: 0.2.0.
+   * - `entity.subaccounts`: By number, its subaccounts. Since: 0.2.0.
+   * - `entity.subaccounts.*.subaccount_id`: The number. Unit: number. Since: 0.2.0.
+   * - `entity.subaccounts.*.subaccount_uuid`: Identifies the subaccount. Since: 0.2.0.
+   * - `entity.subaccounts.*.synthetic_hotkey`: The subaccount as a miner: `<entity hotkey>_<number>`. Since: 0.2.0.
+   * - `entity.subaccounts.*.status`: active, eliminated, pending, unknown or admin. Since: 0.2.0.
+   * - `entity.subaccounts.*.created_at_ms`: When it was created. Unit: epoch ms. Since: 0.2.0.
+   * - `entity.subaccounts.*.eliminated_at_ms`: When it was eliminated. Unit: epoch ms. Null: not eliminated. Since: 0.2.0.
+   * - `entity.subaccounts.*.account_size`: Size of the account. Unit: USD. Since: 0.2.0.
+   * - `entity.subaccounts.*.standard_account_size`: Size of the account as a standard one. Unit: USD. Null: not set. Since: 0.2.0.
+   * - `entity.subaccounts.*.pro_account_size`: Size of the account as a pro one. Unit: USD. Null: not set. Since: 0.2.0.
+   * - `entity.subaccounts.*.reg_fee_theta`: Registration fee. Unit: theta. Since: 0.2.0.
+   * - `entity.subaccounts.*.reg_fee_slashed_ms`: When the fee was taken. Unit: epoch ms. Null: not yet. Since: 0.2.0.
+   * - `entity.subaccounts.*.asset_class`: The chosen asset class. Since: 0.2.0.
+   * - `entity.subaccounts.*.drawdown_criteria`: trailing or static. Since: 0.2.0.
+   * - `entity.subaccounts.*.account_type`: standard or pro. Since: 0.2.0.
+   * - `entity.subaccounts.*.hl_address`: Hyperliquid address. Null: none. Since: 0.2.0.
+   * - `entity.subaccounts.*.payout_address`: Where it is paid. Null: none. Since: 0.2.0.
+   * - `entity.next_subaccount_id`: Number of the next subaccount. Unit: number. Since: 0.2.0.
+   * - `entity.registered_at_ms`: When the entity was registered. Unit: epoch ms. Since: 0.2.0.
+   * - `entity.endpoint_url`: Where it is reached. Null: none. Since: 0.2.0.
    */
   entity: unknown;
 }
 
 /** Where an entity is reached. */
 export interface EntityEndpoint {
-  /** Always `success`. Since: after 0.1.0. */
+  /** Always `success`. Since: 0.2.0. */
   status: "success";
-  /** The entity. Since: after 0.1.0. */
+  /** The entity. Since: 0.2.0. */
   entity_hotkey: string;
-  /** Its address. Null: it states none. Since: after 0.1.0. */
+  /** Its address. Null: it states none. Since: 0.2.0. */
   endpoint_url: string | null;
 }
 
@@ -377,7 +377,7 @@ export interface Health {
   status: "ok" | "degraded" | "starting" | "failing";
   /** Codes of the present problems (docs/troubleshooting.md). */
   problems: ("starting" | "source_stale" | "root_missing" | "mass_removal" | "source_silent" | "log_unwritable" | "log_unreadable" | "log_unusable" | "log_damaged" | "cluster_behind" | "cluster_unreachable" | "cluster_forked" | "cluster_outdated" | "cluster_leaderless" | "cluster_clock_skew" | "cluster_keys_stale" | "process_down" | "process_restarting" | "files_refused" | "documents_refused" | "queue_items_refused" | "not_watching" | "events_missing" | "changes_skipped" | "clock_untrusted" | "no_key_file" | "key_file_unreadable" | "key_file_detached" | "key_entries_left_out" | "certificate_unreadable" | "usage_unwritable" | "accept_paused" | "work_refused" | "event_loop_busy" | "memory_near_limit" | "connections_at_limit" | "clients_too_slow" | "checks_failing")[];
-  /** By problem, since when, and how many things it concerns. Since: after 0.1.0. */
+  /** By problem, since when, and how many things it concerns. Since: 0.2.0. */
   details?: Record<string, Trouble>;
   /** By process, `up` or `down`; empty where they are not known. */
   processes?: Record<string, "up" | "down">;
@@ -385,9 +385,9 @@ export interface Health {
   source: SourceHealth;
   /** The event log. */
   log: LogHealth;
-  /** The key file. Since: after 0.1.0. */
+  /** The key file. Since: 0.2.0. */
   key_file?: KeyFileHealth;
-  /** This machine's copy of the log. Null: on a single machine. Since: after 0.1.0. */
+  /** This machine's copy of the log. Null: on a single machine. Since: 0.2.0. */
   cluster?: ClusterHealth | null;
 }
 
@@ -406,13 +406,13 @@ export interface Heartbeat {
   stale: boolean;
   /** Checksum of all positions at `revision`, to verify a mirror with. Absent: without `updates`, or with filters. */
   checksum?: string | null;
-  /** Codes of `/health` at that moment. Absent: if the server is well. Since: after 0.1.0. */
+  /** Codes of `/health` at that moment. Absent: if the server is well. Since: 0.2.0. */
   problems?: string[];
 }
 
 /** The key file. */
 export interface KeyFileHealth {
-  /** Entries that cannot be used; all others count. Unit: count. Since: after 0.1.0. */
+  /** Entries that cannot be used; all others count. Unit: count. Since: 0.2.0. */
   left_out?: number;
 }
 
@@ -426,25 +426,25 @@ export interface KeyLimits {
 
 /** The newest order that a tier shows. */
 export interface LastOrder {
-  /** Time of the fill; of a limit order that waits, of its creation. Unit: epoch ms. Since: after 0.1.0. */
+  /** Time of the fill; of a limit order that waits, of its creation. Unit: epoch ms. Since: 0.2.0. */
   processed_ms: number;
-  /** Id of the order's trade pair. Since: after 0.1.0. */
+  /** Id of the order's trade pair. Since: 0.2.0. */
   trade_pair: string;
-  /** LONG adds to the long side, SHORT to the short side, FLAT closes the position. Since: after 0.1.0. */
+  /** LONG adds to the long side, SHORT to the short side, FLAT closes the position. Since: 0.2.0. */
   order_type: "FLAT" | "LONG" | "SHORT";
-  /** Signed change of the position's leverage: LONG > 0, SHORT < 0. Unit: multiple of the balance. Null: the validator did not compute it. Since: after 0.1.0. */
+  /** Signed change of the position's leverage: LONG > 0, SHORT < 0. Unit: multiple of the balance. Null: the validator did not compute it. Since: 0.2.0. */
   leverage: number | null;
 }
 
 /** All miners that a tier shows, best first. */
 export interface Leaderboard {
-  /** The tier by whose rules the positions are shown. Unit: tier. Since: after 0.1.0. */
+  /** The tier by whose rules the positions are shown. Unit: tier. Since: 0.2.0. */
   tier: number;
-  /** Delay of the tier's delayed data: 0 at tier 100, else a day. Unit: ms. Since: after 0.1.0. */
+  /** Delay of the tier's delayed data: 0 at tier 100, else a day. Unit: ms. Since: 0.2.0. */
   delay_ms: number;
-  /** Lookback of `thirty_day_returns`. Unit: days. Since: after 0.1.0. */
+  /** Lookback of `thirty_day_returns`. Unit: days. Since: 0.2.0. */
   lookback_days: number;
-  /** A row for each miner, by `thirty_day_returns`, ties by hotkey. Since: after 0.1.0. */
+  /** A row for each miner, by `thirty_day_returns`, ties by hotkey. Since: 0.2.0. */
   miners: LeaderboardEntry[];
 }
 
@@ -454,45 +454,45 @@ export interface Leaderboard {
  * The last four values are not delayed, since the documents that they come from never are.
  */
 export interface LeaderboardEntry {
-  /** The miner. Since: after 0.1.0. */
+  /** The miner. Since: 0.2.0. */
   hotkey: string;
-  /** Place by `thirty_day_returns`, from 1. Unit: place. Since: after 0.1.0. */
+  /** Place by `thirty_day_returns`, from 1. Unit: place. Since: 0.2.0. */
   rank: number;
-  /** Product of `return_at_close` over the positions opened in the lookback, 180 days unless the statistics state another (the name is historical); 1.0 without any. Unit: factor (1.0 = unchanged). Since: after 0.1.0. */
+  /** Product of `return_at_close` over the positions opened in the lookback, 180 days unless the statistics state another (the name is historical); 1.0 without any. Unit: factor (1.0 = unchanged). Since: 0.2.0. */
   thirty_day_returns: number;
-  /** Product of `return_at_close` over all counted positions; 1.0 without any. Unit: factor (1.0 = unchanged). Since: after 0.1.0. */
+  /** Product of `return_at_close` over all counted positions; 1.0 without any. Unit: factor (1.0 = unchanged). Since: 0.2.0. */
   all_time_returns: number;
-  /** Number of counted positions. Unit: count. Since: after 0.1.0. */
+  /** Number of counted positions. Unit: count. Since: 0.2.0. */
   n_positions: number;
-  /** Share of the counted positions with `return_at_close` > 1, from 0 to 1. Unit: fraction. Since: after 0.1.0. */
+  /** Share of the counted positions with `return_at_close` > 1, from 0 to 1. Unit: fraction. Since: 0.2.0. */
   percentage_profitable: number;
-  /** Number of open positions. Unit: count. Since: after 0.1.0. */
+  /** Number of open positions. Unit: count. Since: 0.2.0. */
   open_positions: number;
-  /** By trade pair: net leverage of the open positions, signed. Unit: multiple of the balance. Since: after 0.1.0. */
+  /** By trade pair: net leverage of the open positions, signed. Unit: multiple of the balance. Since: 0.2.0. */
   net_leverage: Record<string, number>;
-  /** The newest order, by `processed_ms`. Null: no order is shown. Since: after 0.1.0. */
+  /** The newest order, by `processed_ms`. Null: no order is shown. Since: 0.2.0. */
   last_order: LastOrder | null;
-  /** Bucket of the challenge period, such as MAINCOMP, CHALLENGE, PROBATION or ELIMINATED; an open set. Null: not in the document. Since: after 0.1.0. */
+  /** Bucket of the challenge period, such as MAINCOMP, CHALLENGE, PROBATION or ELIMINATED; an open set. Null: not in the document. Since: 0.2.0. */
   phase: string | null;
-  /** Why and when the miner was eliminated. Null: not eliminated. Since: after 0.1.0. */
+  /** Why and when the miner was eliminated. Null: not eliminated. Since: 0.2.0. */
   elimination: MinerElimination | null;
-  /** Loss from the highest portfolio return to the lowest one after it, over the perf ledger: 0.034 = 3.4 % lost. 5 decimals. Unit: fraction. Null: no ledger. Since: after 0.1.0. */
+  /** Loss from the highest portfolio return to the lowest one after it, over the perf ledger: 0.034 = 3.4 % lost. 5 decimals. Unit: fraction. Null: no ledger. Since: 0.2.0. */
   drawdown: number | null;
-  /** Portfolio return over time: up to 60 pairs [epoch ms, factor], oldest first; 5 decimals. Unit: epoch ms, factor. Null: no ledger. Since: after 0.1.0. */
+  /** Portfolio return over time: up to 60 pairs [epoch ms, factor], oldest first; 5 decimals. Unit: epoch ms, factor. Null: no ledger. Since: 0.2.0. */
   curve: [number, number][] | null;
 }
 
 /** An order as it is listed, with its trade pair. */
 export interface ListedOrder {
-  /** LONG adds to the long side, SHORT to the short side, FLAT closes the position. Since: after 0.1.0. */
+  /** LONG adds to the long side, SHORT to the short side, FLAT closes the position. Since: 0.2.0. */
   order_type: "FLAT" | "LONG" | "SHORT";
-  /** Signed change of the position's leverage: LONG > 0, SHORT < 0. Unit: multiple of the balance. Null: the validator did not compute it. Since: after 0.1.0. */
+  /** Signed change of the position's leverage: LONG > 0, SHORT < 0. Unit: multiple of the balance. Null: the validator did not compute it. Since: 0.2.0. */
   leverage?: number | null;
-  /** Price at which the order was filled; 0: forced by the validator without a price, or not filled. Unit: quote currency. Since: after 0.1.0. */
+  /** Price at which the order was filled; 0: forced by the validator without a price, or not filled. Unit: quote currency. Since: 0.2.0. */
   price?: number;
-  /** Time of the fill; of a limit order that waits, of its creation. Unit: epoch ms. Since: after 0.1.0. */
+  /** Time of the fill; of a limit order that waits, of its creation. Unit: epoch ms. Since: 0.2.0. */
   processed_ms: number;
-  /** Identifies the order within its miner. A forced close has `<position>-close-<src>`, or the position's uuid reversed. Since: after 0.1.0. */
+  /** Identifies the order within its miner. A forced close has `<position>-close-<src>`, or the position's uuid reversed. Since: 0.2.0. */
   order_uuid: string;
   /** Best bid at the fill; 0 if unknown. Unit: quote currency. Null: unknown. Since: 2025. */
   bid?: number | null;
@@ -502,7 +502,7 @@ export interface ListedOrder {
   slippage?: number | null;
   /** The order's origin: 0 miner, 1 elimination or liquidation, 2 removed pair, 3 elimination with a price, 4 too many orders, 5 to 7 limit order unfilled, filled, cancelled, 8 to 10 bracket order likewise, 11 flat all, 12 promotion, 13 to 15 stop-limit order likewise, 16 Hyperliquid fill, 17 correction, 18 cancelled by elimination. Others may follow. Unit: code. Null: counts as 0. Since: 2025. */
   src?: number | null;
-  /** Quotes that the validator consulted; [] once the order is older than 7 days. Null: none stored. Since: after 0.1.0. */
+  /** Quotes that the validator consulted; [] once the order is older than 7 days. Null: none stored. Since: 0.2.0. */
   price_sources?: (unknown[] | string | number | boolean | PriceSource | null)[] | null;
   /** Signed size, also of a FLAT. Unit: USD. Null: the validator did not compute it. Since: generation 3. */
   value?: number | null;
@@ -527,17 +527,17 @@ export interface ListedOrder {
   /**
    * A stop that follows the price. Null: none. Since: generation 4.
    *
-   * - `trailing_stop.trailing_percent`: Distance from the best price, 0 to 1. Unit: fraction of the price. Null: absent with `trailing_value`. Since: after 0.1.0.
-   * - `trailing_stop.trailing_value`: Distance from the best price. Unit: quote currency. Null: absent with `trailing_percent`. Since: after 0.1.0.
+   * - `trailing_stop.trailing_percent`: Distance from the best price, 0 to 1. Unit: fraction of the price. Null: absent with `trailing_value`. Since: 0.2.0.
+   * - `trailing_stop.trailing_value`: Distance from the best price. Unit: quote currency. Null: absent with `trailing_percent`. Since: 0.2.0.
    */
   trailing_stop?: Record<string, unknown> | null;
   /**
    * Stops that are placed once the order is filled. Null: none. Since: generation 4.
    *
-   * - `bracket_orders.stop_loss`: As in the order. Unit: quote currency. Null: none. Since: after 0.1.0.
-   * - `bracket_orders.take_profit`: As in the order. Unit: quote currency. Null: none. Since: after 0.1.0.
-   * - `bracket_orders.trailing_percent`: As in `trailing_stop`. Unit: fraction of the price. Null: absent without one. Since: after 0.1.0.
-   * - `bracket_orders.trailing_value`: As in `trailing_stop`. Unit: quote currency. Null: absent without one. Since: after 0.1.0.
+   * - `bracket_orders.stop_loss`: As in the order. Unit: quote currency. Null: none. Since: 0.2.0.
+   * - `bracket_orders.take_profit`: As in the order. Unit: quote currency. Null: none. Since: 0.2.0.
+   * - `bracket_orders.trailing_percent`: As in `trailing_stop`. Unit: fraction of the price. Null: absent without one. Since: 0.2.0.
+   * - `bracket_orders.trailing_value`: As in `trailing_stop`. Unit: quote currency. Null: absent without one. Since: 0.2.0.
    */
   bracket_orders?: unknown[] | null;
   /** Share of the open position that a bracket order closes. Unit: fraction. Null: all of it, or another type of order. Since: generation 4. */
@@ -548,31 +548,31 @@ export interface ListedOrder {
   margin_loan?: number | null;
   /** Whether a fill at Hyperliquid took liquidity. Null: not such a fill. Since: generation 4. */
   is_hl_taker?: boolean | null;
-  /** Id of the trade pair. Since: after 0.1.0. */
+  /** Id of the trade pair. Since: 0.2.0. */
   trade_pair_id?: string;
-  /** [id, display], such as ["BTCUSDC", "BTC/USDC"]. Since: after 0.1.0. */
+  /** [id, display], such as ["BTCUSDC", "BTC/USDC"]. Since: 0.2.0. */
   trade_pair?: string[];
 }
 
 /** A trade pair. */
 export interface ListedTradePair {
-  /** Identifies the pair, as in a position's `trade_pair`. Since: after 0.1.0. */
+  /** Identifies the pair, as in a position's `trade_pair`. Since: 0.2.0. */
   trade_pair_id: string;
-  /** Name of the coin at Hyperliquid. Null: not a Hyperliquid pair. Since: after 0.1.0. */
+  /** Name of the coin at Hyperliquid. Null: not a Hyperliquid pair. Since: 0.2.0. */
   hl_coin?: string | null;
-  /** Display: base and quote, such as BTC/USDC. Since: after 0.1.0. */
+  /** Display: base and quote, such as BTC/USDC. Since: 0.2.0. */
   trade_pair: string;
-  /** crypto, forex, equities, indices or commodities. Since: after 0.1.0. */
+  /** crypto, forex, equities, indices or commodities. Since: 0.2.0. */
   trade_pair_category: "commodities" | "crypto" | "equities" | "forex" | "indices";
-  /** vanta or hyperliquid. Since: after 0.1.0. */
+  /** vanta or hyperliquid. Since: 0.2.0. */
   trade_pair_source: "hyperliquid" | "vanta";
-  /** Smallest leverage of an order. Unit: multiple of the balance. Since: after 0.1.0. */
+  /** Smallest leverage of an order. Unit: multiple of the balance. Since: 0.2.0. */
   min_leverage: number;
-  /** Largest leverage of a position. Unit: multiple of the balance. Since: after 0.1.0. */
+  /** Largest leverage of a position. Unit: multiple of the balance. Since: 0.2.0. */
   max_leverage: number;
-  /** By tier of a subaccount (1 to 4), the largest leverage of a position. Unit: multiple of the balance. Since: after 0.1.0. */
+  /** By tier of a subaccount (1 to 4), the largest leverage of a position. Unit: multiple of the balance. Since: 0.2.0. */
   subaccount_positional_leverage_by_tier: Record<string, number>;
-  /** Lot size of the contract that a perpetual follows, for display; quantities are not counted in it. Unit: base units per lot. Absent: for most pairs. Since: after 0.1.0. */
+  /** Lot size of the contract that a perpetual follows, for display; quantities are not counted in it. Unit: base units per lot. Absent: for most pairs. Since: 0.2.0. */
   lot_size?: number;
 }
 
@@ -640,9 +640,9 @@ export interface Messages {
 
 /** Why and when a miner was excluded from the competition. */
 export interface MinerElimination {
-  /** ZOMBIE, PLAGIARISM, MAX_TOTAL_DRAWDOWN, LIQUIDATED, FAILED_CHALLENGE_PERIOD_TIME and others; an open set. Null: unknown. Since: after 0.1.0. */
+  /** ZOMBIE, PLAGIARISM, MAX_TOTAL_DRAWDOWN, LIQUIDATED, FAILED_CHALLENGE_PERIOD_TIME and others; an open set. Null: unknown. Since: 0.2.0. */
   reason: string | null;
-  /** When. Unit: epoch ms. Null: unknown. Since: after 0.1.0. */
+  /** When. Unit: epoch ms. Null: unknown. Since: 0.2.0. */
   elimination_initiated_time_ms: number | null;
 }
 
@@ -668,81 +668,81 @@ export interface MinerEntry {
  * The keys depend on the ledger.
  */
 export interface MinerLedger {
-  /** The miner. Since: after 0.1.0. */
+  /** The miner. Since: 0.2.0. */
   hotkey: string;
-  /** Number of checkpoints. Unit: count. Null: not in the file. Since: after 0.1.0. */
+  /** Number of checkpoints. Unit: count. Null: not in the file. Since: 0.2.0. */
   total_checkpoints?: number | null;
   /**
-   * The checkpoints, oldest first: in a debt ledger `timestamp_ms`, `emissions`, `performance`, `penalties` and `derived`; in the others those of their own. Since: after 0.1.0.
+   * The checkpoints, oldest first: in a debt ledger `timestamp_ms`, `emissions`, `performance`, `penalties` and `derived`; in the others those of their own. Since: 0.2.0.
    *
-   * - `checkpoints.timestamp_ms`: Debt: end of the checkpoint. Unit: epoch ms. Since: after 0.1.0.
-   * - `checkpoints.timestamp_utc`: Debt: the same as text. Unit: ISO 8601. Since: after 0.1.0.
-   * - `checkpoints.emissions.chunk_alpha`: Debt: emissions in the checkpoint. Unit: alpha. Since: after 0.1.0.
-   * - `checkpoints.emissions.chunk_tao`: Debt: the same. Unit: TAO. Since: after 0.1.0.
-   * - `checkpoints.emissions.chunk_usd`: Debt: the same. Unit: USD. Since: after 0.1.0.
-   * - `checkpoints.emissions.avg_alpha_to_tao_rate`: Debt: average rate. Unit: TAO per alpha. Since: after 0.1.0.
-   * - `checkpoints.emissions.avg_tao_to_usd_rate`: Debt: average rate. Unit: USD per TAO. Since: after 0.1.0.
-   * - `checkpoints.emissions.tao_balance_snapshot`: Debt: balance at the end. Unit: TAO. Since: after 0.1.0.
-   * - `checkpoints.emissions.alpha_balance_snapshot`: Debt: balance at the end. Unit: alpha. Since: after 0.1.0.
-   * - `checkpoints.performance.portfolio_return`: Debt: return at the end. Unit: factor (1.0 = unchanged). Since: after 0.1.0.
-   * - `checkpoints.performance.realized_pnl`: Debt: profit realized in the checkpoint. Unit: USD. Since: after 0.1.0.
-   * - `checkpoints.performance.unrealized_pnl`: Debt: change of the unrealized profit. Unit: USD. Since: after 0.1.0.
-   * - `checkpoints.performance.mdd`: Debt: as in a perf ledger. Unit: fraction. Null: absent in some files. Since: after 0.1.0.
-   * - `checkpoints.penalties.drawdown`: Debt: penalty for the drawdown. Unit: factor (1.0 = none). Since: after 0.1.0.
-   * - `checkpoints.penalties.risk_profile`: Debt: penalty for the risk profile. Unit: factor (1.0 = none). Null: absent in some files. Since: after 0.1.0.
-   * - `checkpoints.penalties.cumulative`: Debt: product of the penalties. Unit: factor (1.0 = none). Since: after 0.1.0.
-   * - `checkpoints.penalties.challenge_period_status`: Debt: bucket of the challenge period. Since: after 0.1.0.
-   * - `checkpoints.derived.return_after_fees`: Debt: return with fees. Unit: factor (1.0 = unchanged). Since: after 0.1.0.
-   * - `checkpoints.derived.weighted_score`: Debt: return with fees and penalties. Unit: factor (1.0 = unchanged). Since: after 0.1.0.
-   * - `checkpoints.chunk_start_ms`: Emissions: start of the checkpoint. Unit: epoch ms. Since: after 0.1.0.
-   * - `checkpoints.chunk_end_ms`: Emissions: end of the checkpoint. Unit: epoch ms. Since: after 0.1.0.
-   * - `checkpoints.chunk_start_utc`: Emissions: the same as text. Unit: ISO 8601. Since: after 0.1.0.
-   * - `checkpoints.chunk_end_utc`: Emissions: the same as text. Unit: ISO 8601. Since: after 0.1.0.
-   * - `checkpoints.chunk_emissions`: Emissions: in the checkpoint. Unit: alpha. Since: after 0.1.0.
-   * - `checkpoints.chunk_emissions_tao`: Emissions: the same. Unit: TAO. Since: after 0.1.0.
-   * - `checkpoints.chunk_emissions_usd`: Emissions: the same. Unit: USD. Since: after 0.1.0.
-   * - `checkpoints.avg_alpha_to_tao_rate`: Emissions: average rate. Unit: TAO per alpha. Since: after 0.1.0.
-   * - `checkpoints.avg_tao_to_usd_rate`: Emissions: average rate. Unit: USD per TAO. Since: after 0.1.0.
-   * - `checkpoints.num_blocks`: Emissions: blocks in the checkpoint. Unit: count. Since: after 0.1.0.
-   * - `checkpoints.block_start`: Emissions: first block. Unit: block number. Since: after 0.1.0.
-   * - `checkpoints.block_end`: Emissions: last block. Unit: block number. Since: after 0.1.0.
-   * - `checkpoints.tao_balance_snapshot`: Emissions: balance at the end. Unit: TAO. Since: after 0.1.0.
-   * - `checkpoints.alpha_balance_snapshot`: Emissions: balance at the end. Unit: alpha. Since: after 0.1.0.
-   * - `checkpoints.last_processed_ms`: Penalty: end of the checkpoint. Unit: epoch ms. Since: after 0.1.0.
-   * - `checkpoints.drawdown`: Penalty: for the drawdown. Unit: factor (1.0 = none). Since: after 0.1.0.
-   * - `checkpoints.risk_profile`: Penalty: for the risk profile. Unit: factor (1.0 = none). Since: after 0.1.0.
-   * - `checkpoints.cumulative`: Penalty: product of the penalties. Unit: factor (1.0 = none). Since: after 0.1.0.
-   * - `checkpoints.challenge_period_status`: Penalty: bucket of the challenge period. Since: after 0.1.0.
+   * - `checkpoints.timestamp_ms`: Debt: end of the checkpoint. Unit: epoch ms. Since: 0.2.0.
+   * - `checkpoints.timestamp_utc`: Debt: the same as text. Unit: ISO 8601. Since: 0.2.0.
+   * - `checkpoints.emissions.chunk_alpha`: Debt: emissions in the checkpoint. Unit: alpha. Since: 0.2.0.
+   * - `checkpoints.emissions.chunk_tao`: Debt: the same. Unit: TAO. Since: 0.2.0.
+   * - `checkpoints.emissions.chunk_usd`: Debt: the same. Unit: USD. Since: 0.2.0.
+   * - `checkpoints.emissions.avg_alpha_to_tao_rate`: Debt: average rate. Unit: TAO per alpha. Since: 0.2.0.
+   * - `checkpoints.emissions.avg_tao_to_usd_rate`: Debt: average rate. Unit: USD per TAO. Since: 0.2.0.
+   * - `checkpoints.emissions.tao_balance_snapshot`: Debt: balance at the end. Unit: TAO. Since: 0.2.0.
+   * - `checkpoints.emissions.alpha_balance_snapshot`: Debt: balance at the end. Unit: alpha. Since: 0.2.0.
+   * - `checkpoints.performance.portfolio_return`: Debt: return at the end. Unit: factor (1.0 = unchanged). Since: 0.2.0.
+   * - `checkpoints.performance.realized_pnl`: Debt: profit realized in the checkpoint. Unit: USD. Since: 0.2.0.
+   * - `checkpoints.performance.unrealized_pnl`: Debt: change of the unrealized profit. Unit: USD. Since: 0.2.0.
+   * - `checkpoints.performance.mdd`: Debt: as in a perf ledger. Unit: fraction. Null: absent in some files. Since: 0.2.0.
+   * - `checkpoints.penalties.drawdown`: Debt: penalty for the drawdown. Unit: factor (1.0 = none). Since: 0.2.0.
+   * - `checkpoints.penalties.risk_profile`: Debt: penalty for the risk profile. Unit: factor (1.0 = none). Null: absent in some files. Since: 0.2.0.
+   * - `checkpoints.penalties.cumulative`: Debt: product of the penalties. Unit: factor (1.0 = none). Since: 0.2.0.
+   * - `checkpoints.penalties.challenge_period_status`: Debt: bucket of the challenge period. Since: 0.2.0.
+   * - `checkpoints.derived.return_after_fees`: Debt: return with fees. Unit: factor (1.0 = unchanged). Since: 0.2.0.
+   * - `checkpoints.derived.weighted_score`: Debt: return with fees and penalties. Unit: factor (1.0 = unchanged). Since: 0.2.0.
+   * - `checkpoints.chunk_start_ms`: Emissions: start of the checkpoint. Unit: epoch ms. Since: 0.2.0.
+   * - `checkpoints.chunk_end_ms`: Emissions: end of the checkpoint. Unit: epoch ms. Since: 0.2.0.
+   * - `checkpoints.chunk_start_utc`: Emissions: the same as text. Unit: ISO 8601. Since: 0.2.0.
+   * - `checkpoints.chunk_end_utc`: Emissions: the same as text. Unit: ISO 8601. Since: 0.2.0.
+   * - `checkpoints.chunk_emissions`: Emissions: in the checkpoint. Unit: alpha. Since: 0.2.0.
+   * - `checkpoints.chunk_emissions_tao`: Emissions: the same. Unit: TAO. Since: 0.2.0.
+   * - `checkpoints.chunk_emissions_usd`: Emissions: the same. Unit: USD. Since: 0.2.0.
+   * - `checkpoints.avg_alpha_to_tao_rate`: Emissions: average rate. Unit: TAO per alpha. Since: 0.2.0.
+   * - `checkpoints.avg_tao_to_usd_rate`: Emissions: average rate. Unit: USD per TAO. Since: 0.2.0.
+   * - `checkpoints.num_blocks`: Emissions: blocks in the checkpoint. Unit: count. Since: 0.2.0.
+   * - `checkpoints.block_start`: Emissions: first block. Unit: block number. Since: 0.2.0.
+   * - `checkpoints.block_end`: Emissions: last block. Unit: block number. Since: 0.2.0.
+   * - `checkpoints.tao_balance_snapshot`: Emissions: balance at the end. Unit: TAO. Since: 0.2.0.
+   * - `checkpoints.alpha_balance_snapshot`: Emissions: balance at the end. Unit: alpha. Since: 0.2.0.
+   * - `checkpoints.last_processed_ms`: Penalty: end of the checkpoint. Unit: epoch ms. Since: 0.2.0.
+   * - `checkpoints.drawdown`: Penalty: for the drawdown. Unit: factor (1.0 = none). Since: 0.2.0.
+   * - `checkpoints.risk_profile`: Penalty: for the risk profile. Unit: factor (1.0 = none). Since: 0.2.0.
+   * - `checkpoints.cumulative`: Penalty: product of the penalties. Unit: factor (1.0 = none). Since: 0.2.0.
+   * - `checkpoints.challenge_period_status`: Penalty: bucket of the challenge period. Since: 0.2.0.
    */
   checkpoints?: unknown[];
   /**
-   * Debt: the ledger's totals. Null: another ledger. Since: after 0.1.0.
+   * Debt: the ledger's totals. Null: another ledger. Since: 0.2.0.
    *
-   * - `summary.cumulative_emissions_alpha`: Emissions received. Unit: alpha. Null: not in the file. Since: after 0.1.0.
-   * - `summary.cumulative_emissions_tao`: Emissions received. Unit: TAO. Null: not in the file. Since: after 0.1.0.
-   * - `summary.cumulative_emissions_usd`: Emissions received. Unit: USD. Null: not in the file. Since: after 0.1.0.
-   * - `summary.portfolio_return`: Return of the portfolio. Unit: factor (1.0 = unchanged). Null: not in the file. Since: after 0.1.0.
-   * - `summary.weighted_score`: Return with fees and penalties. Unit: factor (1.0 = unchanged). Null: not in the file. Since: after 0.1.0.
-   * - `summary.total_fees`: Fees paid, <= 0. Unit: USD. Null: not in the file. Since: after 0.1.0.
+   * - `summary.cumulative_emissions_alpha`: Emissions received. Unit: alpha. Null: not in the file. Since: 0.2.0.
+   * - `summary.cumulative_emissions_tao`: Emissions received. Unit: TAO. Null: not in the file. Since: 0.2.0.
+   * - `summary.cumulative_emissions_usd`: Emissions received. Unit: USD. Null: not in the file. Since: 0.2.0.
+   * - `summary.portfolio_return`: Return of the portfolio. Unit: factor (1.0 = unchanged). Null: not in the file. Since: 0.2.0.
+   * - `summary.weighted_score`: Return with fees and penalties. Unit: factor (1.0 = unchanged). Null: not in the file. Since: 0.2.0.
+   * - `summary.total_fees`: Fees paid, <= 0. Unit: USD. Null: not in the file. Since: 0.2.0.
    */
   summary?: unknown;
-  /** Emissions: the miner's coldkey. Null: another ledger. Since: after 0.1.0. */
+  /** Emissions: the miner's coldkey. Null: another ledger. Since: 0.2.0. */
   coldkey?: string | null;
-  /** Emissions: total. Unit: alpha. Null: another ledger. Since: after 0.1.0. */
+  /** Emissions: total. Unit: alpha. Null: another ledger. Since: 0.2.0. */
   cumulative_emissions?: number | null;
-  /** Emissions: total. Unit: TAO. Null: another ledger. Since: after 0.1.0. */
+  /** Emissions: total. Unit: TAO. Null: another ledger. Since: 0.2.0. */
   cumulative_emissions_tao?: number | null;
-  /** Emissions: total. Unit: USD. Null: another ledger. Since: after 0.1.0. */
+  /** Emissions: total. Unit: USD. Null: another ledger. Since: 0.2.0. */
   cumulative_emissions_usd?: number | null;
 }
 
 /** The asset class that each miner chose. */
 export interface MinerSelections {
-  /** By miner: crypto, forex, equities, commodities, hl_all or all_markets. Since: after 0.1.0. */
+  /** By miner: crypto, forex, equities, commodities, hl_all or all_markets. Since: 0.2.0. */
   miner_selections: Record<string, string>;
-  /** Number of miners. Unit: count. Since: after 0.1.0. */
+  /** Number of miners. Unit: count. Since: 0.2.0. */
   total_miners: number;
-  /** When the response was assembled. Unit: epoch ms. Since: after 0.1.0. */
+  /** When the response was assembled. Unit: epoch ms. Since: 0.2.0. */
   timestamp: number;
 }
 
@@ -934,47 +934,47 @@ export interface Order {
 
 /** Orders, newest first; continue with `before=<next>` until `next` is null. */
 export interface OrderPage {
-  /** The orders, newest first. Since: after 0.1.0. */
+  /** The orders, newest first. Since: 0.2.0. */
   orders: OrderRow[];
-  /** The next `before`. Null: there are no older ones. Since: after 0.1.0. */
+  /** The next `before`. Null: there are no older ones. Since: 0.2.0. */
   next: string | null;
 }
 
 /** An order of any miner, with its position's names. */
 export interface OrderRow {
-  /** The position's miner. Since: after 0.1.0. */
+  /** The position's miner. Since: 0.2.0. */
   miner_hotkey: string;
-  /** The order's position. Since: after 0.1.0. */
+  /** The order's position. Since: 0.2.0. */
   position_uuid: string;
-  /** The pair's id, such as BTCUSD. Since: after 0.1.0. */
+  /** The pair's id, such as BTCUSD. Since: 0.2.0. */
   trade_pair: string;
-  /** Sequence of its message. Unit: sequence. Null: it was never announced. Since: after 0.1.0. */
+  /** Sequence of its message. Unit: sequence. Null: it was never announced. Since: 0.2.0. */
   sequence: number | null;
-  /** The order. Since: after 0.1.0. */
+  /** The order. Since: 0.2.0. */
   order: Order;
 }
 
 /** A miner's orders, each list by `processed_ms`. */
 export interface OrdersByStatus {
-  /** Limit orders that wait. Absent: not requested. Since: after 0.1.0. */
+  /** Limit orders that wait. Absent: not requested. Since: 0.2.0. */
   unfilled?: ListedOrder[];
-  /** Orders of the miner's positions. Absent: not requested. Since: after 0.1.0. */
+  /** Orders of the miner's positions. Absent: not requested. Since: 0.2.0. */
   filled?: ListedOrder[];
-  /** Limit orders that were cancelled. Absent: not requested. Since: after 0.1.0. */
+  /** Limit orders that were cancelled. Absent: not requested. Since: 0.2.0. */
   cancelled?: ListedOrder[];
 }
 
 /** The network's trade pairs. */
 export interface PairList {
-  /** Pairs that can be traded. Since: after 0.1.0. */
+  /** Pairs that can be traded. Since: 0.2.0. */
   allowed: ListedTradePair[];
-  /** Pairs that can no longer be traded. Since: after 0.1.0. */
+  /** Pairs that can no longer be traded. Since: 0.2.0. */
   disabled: ListedTradePair[];
-  /** Number of `allowed`. Unit: count. Since: after 0.1.0. */
+  /** Number of `allowed`. Unit: count. Since: 0.2.0. */
   total_allowed: number;
-  /** Number of `disabled`. Unit: count. Since: after 0.1.0. */
+  /** Number of `disabled`. Unit: count. Since: 0.2.0. */
   total_disabled: number;
-  /** When the response was assembled. Unit: epoch ms. Since: after 0.1.0. */
+  /** When the response was assembled. Unit: epoch ms. Since: 0.2.0. */
   timestamp: number;
 }
 
@@ -1044,11 +1044,11 @@ export interface PerfLedger {
 
 /** A bucket of the challenge period. */
 export interface Period {
-  /** MAINCOMP, CHALLENGE, PROBATION, PLAGIARISM, ELIMINATED, ENTITY, SUBACCOUNT_CHALLENGE, SUBACCOUNT_FUNDED and others; an open set. Since: after 0.1.0. */
+  /** MAINCOMP, CHALLENGE, PROBATION, PLAGIARISM, ELIMINATED, ENTITY, SUBACCOUNT_CHALLENGE, SUBACCOUNT_FUNDED and others; an open set. Since: 0.2.0. */
   bucket: string;
-  /** When the miner entered it. Unit: epoch ms. Null: unknown. Since: after 0.1.0. */
+  /** When the miner entered it. Unit: epoch ms. Null: unknown. Since: 0.2.0. */
   start_time_ms: number | null;
-  /** Why the miner was eliminated. Absent: another bucket than ELIMINATED. Since: after 0.1.0. */
+  /** Why the miner was eliminated. Absent: another bucket than ELIMINATED. Since: 0.2.0. */
   reason?: string | null;
 }
 
@@ -1121,7 +1121,7 @@ export interface Position {
   last_price_source?: unknown;
   /** Rate of the latest mark. Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4. */
   last_quote_usd_conversion?: number | null;
-  /** `last_order` if the returns are of the last order's price: in a document of the past, of a position that was open then. Null: otherwise. Since: after 0.1.0. */
+  /** `last_order` if the returns are of the last order's price: in a document of the past, of a position that was open then. Null: otherwise. Since: 0.2.0. */
   return_as_of?: string | null;
 }
 
@@ -1187,9 +1187,9 @@ export interface PriceSource {
 
 /** Whether to send clients to this server. */
 export interface Ready {
-  /** Whether to send clients. Since: after 0.1.0. */
+  /** Whether to send clients. Since: 0.2.0. */
   ready: boolean;
-  /** Code of a problem, or `stopping`. Absent: if ready. Since: after 0.1.0. */
+  /** Code of a problem, or `stopping`. Absent: if ready. Since: 0.2.0. */
   reason?: string;
 }
 
@@ -1217,27 +1217,27 @@ export interface Resumed {
 
 /** The answer that the network's clients expect of `/api/health`. */
 export interface ServiceHealth {
-  /** healthy, or unhealthy with status 503. Since: after 0.1.0. */
+  /** healthy, or unhealthy with status 503. Since: 0.2.0. */
   status: "healthy" | "unhealthy";
-  /** Always `ValidatorRestServer`. Since: after 0.1.0. */
+  /** Always `ValidatorRestServer`. Since: 0.2.0. */
   service: string;
-  /** Time of the response. Unit: epoch ms. Since: after 0.1.0. */
+  /** Time of the response. Unit: epoch ms. Since: 0.2.0. */
   timestamp_ms: number;
 }
 
 /** Where everything is. */
 export interface ServiceIndex {
-  /** Always `PTN API`. Since: after 0.1.0. */
+  /** Always `PTN API`. Since: 0.2.0. */
   service: string;
-  /** Version of the server. Since: after 0.1.0. */
+  /** Version of the server. Since: 0.2.0. */
   version: string;
-  /** Path of the documentation for humans. Since: after 0.1.0. */
+  /** Path of the documentation for humans. Since: 0.2.0. */
   docs: string;
-  /** Path of the OpenAPI document. Since: after 0.1.0. */
+  /** Path of the OpenAPI document. Since: 0.2.0. */
   openapi: string;
-  /** Path of the AsyncAPI document. Since: after 0.1.0. */
+  /** Path of the AsyncAPI document. Since: 0.2.0. */
   asyncapi: string;
-  /** By path, a line about each route. Since: after 0.1.0. */
+  /** By path, a line about each route. Since: 0.2.0. */
   routes: Record<string, string>;
 }
 
@@ -1290,7 +1290,7 @@ export interface SubscriptionStatus {
   miners?: string[] | null;
   /** The filter. Absent: without one. */
   trade_pairs?: string[] | null;
-  /** Those of `miners` that the validator does not have at present: misspelt, or not registered yet. Absent: all are known. Since: after 0.1.0. */
+  /** Those of `miners` that the validator does not have at present: misspelt, or not registered yet. Absent: all are known. Since: 0.2.0. */
   unknown_miners?: string[];
   /** The format. Absent: in version 1. */
   format?: "delta" | "full" | null;
