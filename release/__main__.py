@@ -1,8 +1,8 @@
 """A release: `python -m release VERSION [--dry-run]`.
 
 It moves the changelog's Unreleased section under the version, sets the version, also of the TypeScript
-client and of fields that are new ("Since: after 0.1.0"), builds and checks the packages with checksums and
-bill of materials, then commits and tags. It pushes and publishes nothing.
+client, the documentation site and fields that are new ("Since: after 0.1.0"), builds and checks the packages
+with checksums and bill of materials, then commits and tags. It pushes and publishes nothing.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def prepare(root: Path, version: str, date: str) -> tuple[dict[str, str], str]:
         "CHANGELOG.md": f"{before}{HEADING}\n## [{version}] - {date}\n{notes}{separator}{older}",
         "ptn_api/__init__.py": package.replace(current[0], f'__version__ = "{version}"'),
     }
+    site = (root / "zensical.toml").read_text()
+    changed["zensical.toml"] = site.replace(f'"PTN API {current[1]}"', f'"PTN API {version}"')
     for name in TYPESCRIPT:
         changed[name] = _TYPESCRIPT_VERSION.sub(rf"\g<1>{version}", (root / name).read_text())
     unreleased = re.compile(rf"Since:(\s+)after\s+{re.escape(current[1])}\.")  # docstrings are wrapped

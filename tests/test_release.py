@@ -33,6 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "web/client").mkdir(parents=True)
     for name in TYPESCRIPT:
         (tmp_path / name).write_text('{\n  "name": "ptn-api-client",\n  "version": "0.1.0"\n}\n')
+    (tmp_path / "zensical.toml").write_text('site_name = "PTN API 0.1.0"\n')
     (tmp_path / "CHANGELOG.md").write_text(CHANGELOG)
     (tmp_path / "Makefile").write_text(MAKEFILE.format(descriptions="true"))
     (tmp_path / ".gitignore").write_text("dist/\n")
@@ -64,6 +65,7 @@ def test_a_release_is_committed_and_tagged(checkout: Path) -> None:
     model = (checkout / "ptn_api/model.py").read_text()
     assert ("after" not in model, model.count("0.2.0.")) == (True, 2)
     assert {json.loads((checkout / name).read_text())["version"] for name in TYPESCRIPT} == {"0.2.0"}
+    assert (checkout / "zensical.toml").read_text() == 'site_name = "PTN API 0.2.0"\n'
     assert git(checkout, "status", "--porcelain") == ""
     assert git(checkout, "log", "-1", "--format=%s") == "Release 0.2.0\n"
     assert (
