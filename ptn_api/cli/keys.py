@@ -367,8 +367,7 @@ def push(
         from ptn_api.cluster.key_copy import SharedKeyStore
 
         SharedKeyStore(broker).edit(change, new_origin=replace)
-    users = "1 user" if len(entries) == 1 else f"{len(entries)} users"
-    typer.echo(f"Copied {users} from {file} into the cluster.", err=True)
+    typer.echo(f"Copied {counted(len(entries), 'users')} from {file} into the cluster.", err=True)
 
 
 @keys_app.command("list", cls=Command)

@@ -211,7 +211,7 @@ class TurnKeeper:
         try:
             await asyncio.to_thread(self._writer.take_over, self._turns.ending)
         except (LogUnwritableError, LogUnusableError) as error:
-            # Unusable: whoever follows the stream repairs this copy, or ends it for good.
+            # Unusable: the task that follows the stream repairs this copy, or gives it up.
             self._note()
             fenced = error.code == "log_fenced"
             if str(error) != self._reason and not fenced:

@@ -102,7 +102,7 @@ class SocketCommitListener:
         self._unbind()
 
     def _bind(self) -> None:
-        """Binds a socket if there is none, or if its file has been removed: it would receive nothing."""
+        """Binds a socket, unless one is bound whose file exists: without it, nothing is received."""
         if self._socket is not None and os.path.exists(self._path):
             return
         self._unbind()

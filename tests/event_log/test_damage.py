@@ -292,13 +292,19 @@ def test_lost_commits_change_the_epoch(part: str, tmp_path: Path) -> None:
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["log_commits_lost"]
 
 
-def test_a_reader_that_has_come_and_gone_leaves_what_shows_lost_commits(tmp_path: Path) -> None:
-    """As intake itself, which looks whether the log is a copy, or `ptn doctor` after a crash."""
+def with_lost_commits(tmp_path: Path) -> Path:
+    """A data directory whose write-ahead log is damaged in a page."""
     data_dir = wal_of(tmp_path / "data", tmp_path)
     wal = data_dir / "log.sqlite3-wal"
     data = bytearray(wal.read_bytes())
     data[32 + 60 * (24 + 4096) + 500] ^= 4
     wal.write_bytes(data)
+    return data_dir
+
+
+def test_a_reader_that_has_come_and_gone_leaves_what_shows_lost_commits(tmp_path: Path) -> None:
+    """As intake itself, which looks whether the log is a copy, or `ptn doctor` after a crash."""
+    data_dir = with_lost_commits(tmp_path)
     with contextlib.closing(open_reader(data_dir)) as log:
         epoch = log.epoch
         assert log.find_damage() == []
@@ -309,11 +315,7 @@ def test_a_reader_that_has_come_and_gone_leaves_what_shows_lost_commits(tmp_path
 
 def test_a_reader_that_was_faster_than_the_writer_is_told_of_the_new_epoch(tmp_path: Path) -> None:
     """All processes start at once. With the old epoch, a cursor would be taken for one of new revisions."""
-    data_dir = wal_of(tmp_path / "data", tmp_path)
-    wal = data_dir / "log.sqlite3-wal"
-    data = bytearray(wal.read_bytes())
-    data[32 + 60 * (24 + 4096) + 500] ^= 4
-    wal.write_bytes(data)
+    data_dir = with_lost_commits(tmp_path)
     with contextlib.closing(open_reader(data_dir)) as early:
         since = early.head()
         with contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
